@@ -1,0 +1,142 @@
+"""A `.ckpt` -> a model. Files are read as tensors and plain values only; nothing in them is executed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+import atr
+from atr.errors import CheckpointError
+from atr.models.clap import Clap
+from atr.models.text import Tokenizer
+
+FORMAT = 1
+TOWERS = ("audio", "text", "audio_projection", "text_projection")
+
+
+@dataclass
+class Checkpoint:
+    """What a file holds: `weights` of the `Clap`, `config` of the run, and `about` (see `describe`)."""
+
+    path: Path
+    weights: dict[str, Tensor]
+    config: DictConfig
+    about: dict[str, Any]
+
+
+def describe(cfg: DictConfig, model: Clap, labels: list[str], data: dict[str, Any]) -> dict[str, Any]:
+    """What a training run puts into its checkpoints beside the weights: plain values only.
+
+    Args:
+        cfg: resolved.
+        labels: of the training data.
+        data: folder -> its shards' hash and size.
+    """
+    return {
+        "format": FORMAT,
+        "version": atr.__version__,
+        "config": OmegaConf.to_yaml(cfg),
+        "text_config": model.text.config(),
+        "tokenizer": model.text.tokenizer.files(),
+        "labels": labels,
+        "data": data,
+    }
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Reads a checkpoint of this project.
+
+    Raises:
+        CheckpointError: there is no such file, it is cut off, or it holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        beside = sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
+        hint = f"; checkpoints beside it: {', '.join(beside)}" if beside else "; train one with `python train.py`"
+        raise CheckpointError(f"{path} is not there{hint}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds; none of them is a checkpoint of ours
+        raise CheckpointError(
+            f"{path} is not a checkpoint of atr ({path.stat().st_size} bytes): it is cut off, of another kind, or holds "
+            f"objects that would have to be executed. Give a .ckpt that `python train.py` wrote ({type(error).__name__})"
+        ) from error
+    about = content.get("atr") if isinstance(content, dict) else None
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise CheckpointError(f"{path} was not written by this version of atr: it has no `atr` entry of format {FORMAT}")
+    prefix = "model."
+    weights = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
+    return Checkpoint(path, weights, OmegaConf.create(about["config"]), about)
+
+
+def build_model(checkpoint: Checkpoint) -> Clap:
+    """Builds the checkpoint's model and loads its weights, all of them.
+
+    Raises:
+        CheckpointError: its configuration names code outside `atr.models`, or weights are missing or left over.
+    """
+    config = OmegaConf.create(OmegaConf.to_container(checkpoint.config.model))
+    for target in _targets(config):
+        if not target.startswith("atr.models."):
+            raise CheckpointError(f"{checkpoint.path} asks for {target!r}; only atr.models.… is built from a checkpoint")
+    tokenizer = Tokenizer.from_files(checkpoint.about["tokenizer"], config.text.tokenizer.max_tokens)
+    text_config, pooling = checkpoint.about["text_config"], config.text.pooling
+    del config.text.tokenizer
+    text = instantiate(OmegaConf.create({"_target_": config.text._target_, "pooling": pooling}),
+                       config=text_config, tokenizer=tokenizer)  # fmt: skip
+    del config.text
+    model: Clap = instantiate(config, text=text)
+    load_weights(model, checkpoint)
+    return model.eval()
+
+
+def load_weights(model: Clap, checkpoint: Checkpoint) -> dict[str, int]:
+    """Loads all weights of a checkpoint into a model of the same architecture.
+
+    Returns:
+        Tensors loaded into each tower.
+
+    Raises:
+        CheckpointError: a tensor is missing, left over or of another shape; the model is then unchanged.
+    """
+    own = model.state_dict()
+    missing = sorted(own.keys() - checkpoint.weights.keys())
+    unknown = sorted(checkpoint.weights.keys() - own.keys())
+    shapes = [k for k in own.keys() & checkpoint.weights.keys() if own[k].shape != checkpoint.weights[k].shape]
+    if missing or unknown or shapes:
+        first = (missing + unknown + sorted(shapes))[0]
+        raise CheckpointError(
+            f"{checkpoint.path} holds another architecture: {len(missing)} tensors missing, {len(unknown)} left over, "
+            f"{len(shapes)} of another shape (first: {first}). Choose the model it was trained with "
+            f"(model/audio=…, model/text=…, model.dim=…)"
+        )
+    model.load_state_dict(checkpoint.weights)
+    return {tower: sum(key.startswith(f"{tower}.") for key in own) for tower in TOWERS}
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest readable `.ckpt` under a folder of runs, or None."""
+    for path in sorted(folder.glob("*/checkpoints/*.ckpt"), key=lambda p: p.stat().st_mtime, reverse=True):
+        try:
+            read_checkpoint(path)
+        except CheckpointError:
+            continue  # a write that was cut off; an older one is whole
+        return path
+    return None
+
+
+def _targets(node: Any) -> Iterator[str]:
+    container = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
+    if isinstance(container, dict):
+        if "_target_" in container:
+            yield str(container["_target_"])
+        for value in container.values():
+            yield from _targets(value)
+    elif isinstance(container, list):
+        for value in container:
+            yield from _targets(value)

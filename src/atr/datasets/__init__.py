@@ -1,0 +1,1 @@
+"""Publishers' files -> Clips, one file per corpus."""

@@ -1,0 +1,17 @@
+"""Errors that users meet. Each message names the item, what was found, what is allowed and the next step."""
+
+
+class AtrError(Exception):
+    """The data or the model is at fault (exit status 1)."""
+
+
+class DataError(AtrError):
+    """A shard, a clip or a caption cannot be used."""
+
+
+class CheckpointError(AtrError):
+    """A file that should hold a model does not."""
+
+
+class UsageError(AtrError):
+    """The command or the configuration is wrong (exit status 2)."""

@@ -1,0 +1,1 @@
+"""Embeddings -> numbers and pictures."""

@@ -1,0 +1,84 @@
+"""A model and a test set -> scores, with what a report needs to show them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch.utils.data import DataLoader
+
+from atr.evaluation.encode import encode_batch, gather_set
+from atr.evaluation.scores import Scores, score
+from atr.models.clap import Clap
+from atr.tasks.callbacks import Ledger
+from atr.types import Encoded
+
+KEPT_WAVEFORMS = 12  # clips whose sound the report plays
+
+
+@dataclass
+class Evaluation:
+    """Scores, the embeddings behind them, and the sound of a few clips spread over the set."""
+
+    scores: Scores
+    encoded: Encoded
+    waveforms: dict[int, np.ndarray]  # row -> int16 (T,)
+    sample_rate: int  # Hz
+    remarks: list[str]
+
+
+def evaluate(
+    model: Clap,
+    loader: DataLoader,
+    clips: int,
+    templates: Sequence[str],
+    labels: Sequence[str] = (),
+    bad_samples: float = 0.01,
+) -> Evaluation:
+    """Encodes the set with the model in evaluation mode, on a GPU if there is one, and scores it.
+
+    Args:
+        clips: number of clips in the set.
+        templates: prompts of the zero-shot classification.
+        labels: its candidates; those in the set when empty.
+        bad_samples: largest share of clips that may be unusable.
+
+    Raises:
+        DataError: more clips are bad, or an embedding is not finite.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = model.to(device).eval()
+    ledger, parts, waveforms, first = Ledger(clips, bad_samples), [], {}, 0
+    every = max(1, clips // KEPT_WAVEFORMS)
+    for batch in track(loader, "evaluating", transient=True, disable=not Console().is_terminal):
+        ledger.add(batch)
+        waveforms |= {first + i: batch.waveform[i].numpy() for i in range(len(batch.samples)) if not (first + i) % every}
+        first += len(batch.samples)
+        parts.append((encode_batch(model, batch.to(device)), batch))
+    encoded = gather_set(parts)
+    return Evaluation(
+        score(model, encoded, templates, device, labels), encoded, waveforms, model.mel.sample_rate, ledger.lines()
+    )
+
+
+def print_scores(evaluation: Evaluation) -> None:
+    """The numbers as a table on the screen."""
+    scores = evaluation.scores
+    table = Table(title=f"{scores.clips} clips, {scores.captions} captions", title_justify="left")
+    for column in ("", "R@1", "R@5", "R@10", "mAP@10", "median rank"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, title in (("t2a", "text → audio"), ("a2t", "audio → text")):
+        if r := scores.retrieval:
+            cells = [f"{r[f'{name}/{key}']:.3f}" for key in ("R@1", "R@5", "R@10", "mAP@10")]
+            table.add_row(title, *cells, f"{r[f'{name}/median_rank']:.0f} of {r[f'{name}/candidates']}")
+    console = Console()
+    if scores.retrieval:
+        console.print(table)
+    if zs := scores.zero_shot:
+        console.print(f"zero-shot   accuracy {zs.accuracy:.3f} ({zs.clips} clips, {len(zs.labels)} labels, chance "
+                      f"{zs.chance:.3f}, prompt {scores.templates[0]!r})", highlight=False)  # fmt: skip
+    for line in evaluation.remarks:
+        console.print(line, highlight=False, markup=False)

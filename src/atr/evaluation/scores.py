@@ -1,0 +1,78 @@
+"""All numbers of an evaluation set: retrieval where there are captions, zero-shot where there are labels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from atr.errors import DataError
+from atr.evaluation.encode import encode_labels, gather_set
+from atr.evaluation.retrieval import retrieval
+from atr.evaluation.zero_shot import ZeroShot, zero_shot
+from atr.models.clap import Clap
+from atr.types import Batch, Embeddings, Encoded
+
+
+@dataclass
+class Scores:
+    """`retrieval` or `zero_shot` is None where the set has no captions or no (single) labels."""
+
+    clips: int
+    captions: int
+    retrieval: dict[str, float] | None
+    zero_shot: ZeroShot | None
+    templates: list[str]
+
+    def flat(self) -> dict[str, float]:
+        """Name -> number, e.g. `retrieval/t2a/R@1`, `zero_shot/accuracy`."""
+        result: dict[str, float] = {"clips": self.clips, "captions": self.captions}
+        result |= {f"retrieval/{name}": value for name, value in (self.retrieval or {}).items()}
+        if self.zero_shot is not None:
+            zs = self.zero_shot
+            result |= {"zero_shot/accuracy": zs.accuracy, "zero_shot/top5": zs.top5, "zero_shot/chance": zs.chance}
+            result |= {"zero_shot/clips": zs.clips, "zero_shot/labels": len(zs.labels)}
+            result |= {f"zero_shot/recall/{label}": value for label, value in zs.per_label.items()}
+        return result
+
+
+def score(
+    model: Clap,
+    encoded: Encoded,
+    templates: Sequence[str],
+    device: torch.device,
+    labels: Sequence[str] = (),
+) -> Scores:
+    """Scores an encoded set.
+
+    Args:
+        templates: prompts with `{label}`; their embeddings are averaged.
+        labels: candidates of the classification; those that stand in the set when empty. Clips that do not
+            carry exactly one label are left out of the classification.
+
+    Raises:
+        DataError: an embedding is not finite.
+    """
+    if not (encoded.audio.isfinite().all() and encoded.text.isfinite().all()):
+        raise DataError("an embedding is NaN or infinite; the model is broken (training diverged?): no numbers are given")
+    single = [row for row, sample in enumerate(encoded.samples) if len(sample.labels) == 1]
+    names = sorted(labels) or sorted({encoded.samples[row].labels[0] for row in single})
+    classified = None
+    if single and len(names) > 1:
+        target = torch.tensor([names.index(encoded.samples[row].labels[0]) for row in single])
+        classified = zero_shot(encoded.audio[single], encode_labels(model, names, templates, device), target, names)
+    return Scores(
+        clips=len(encoded.samples),
+        captions=len(encoded.text),
+        retrieval=retrieval(encoded.audio, encoded.text, encoded.clip_of_text) if len(encoded.text) else None,
+        zero_shot=classified,
+        templates=list(templates),
+    )
+
+
+def gather_ranks(parts: Sequence[tuple[Embeddings, Batch]]) -> Encoded:
+    """Joins the batches of all ranks; each rank gets the whole set."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        everyone: list = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(everyone, [(e, b.to("cpu", non_blocking=False)) for e, b in parts])
+        parts = [part for rank in everyone for part in rank]
+    return gather_set(parts)

@@ -1,0 +1,188 @@
+"""A run from its configuration: compose, seed, build the leaves, fit, evaluate, report."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from atr.checkpoint import build_model, describe, load_weights, newest_checkpoint, read_checkpoint
+from atr.errors import AtrError, CheckpointError
+from atr.evaluation.run import Evaluation, evaluate, print_scores
+from atr.models.clap import Clap
+from atr.pipeline.datamodule import AudioTextData
+from atr.provenance import data_hashes, environment
+from atr.tasks.callbacks import Ledger, SaveWhenStopped, StepProgress
+from atr.tasks.contrastive import ContrastiveTask
+
+
+class Interrupted(AtrError):
+    """Ctrl-C: training stopped, and `path` holds its state."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"interrupted; the state is in {path}\ncontinue with: python train.py resume={path}")
+        self.path = path
+
+
+def train(cfg: DictConfig) -> dict[str, float]:
+    """Trains, evaluates and reports as `cfg` says; all files go to `cfg.run_dir`.
+
+    Returns:
+        The numbers in `metrics.json`; empty when there is no test set.
+
+    Raises:
+        AtrError: the data or the weights cannot be used.
+        Interrupted: Ctrl-C.
+    """
+    OmegaConf.resolve(cfg)
+    OmegaConf.set_readonly(cfg, True)
+    run_dir = Path(cfg.run_dir)
+    resume = find_resume(cfg)
+    torch.manual_seed(cfg.seed)  # initial weights
+    model: Clap = instantiate(cfg.model)
+    data: AudioTextData = build_data(cfg, model)
+    if cfg.init:
+        start_from(model, cfg.init)
+    hashes = data_hashes(data)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
+    (run_dir / "environment.json").write_text(json.dumps(environment() | {"data": hashes}, indent=2))
+    task = ContrastiveTask(
+        model, instantiate(cfg.loss), instantiate(cfg.optimizer), instantiate(cfg.schedule), cfg.seed,
+        cfg.evaluation.templates, describe(cfg, model, data.labels(), hashes),
+    )  # fmt: skip
+    ledger = Ledger(len(data.sets["train"]), cfg.bad_samples)
+    trainer = build_trainer(cfg, run_dir, ledger)
+    say(trainer, opening(cfg, model, data, trainer))
+    fit(trainer, task, data, resume)
+    for line in ledger.lines():
+        say(trainer, line)
+    if "test" not in data.sets or not trainer.is_global_zero or trainer.fast_dev_run:
+        return {}
+    return finish(cfg, trained_model(trainer, model), data, run_dir, ledger)
+
+
+def finish(cfg: DictConfig, model: Clap, data: AudioTextData, run_dir: Path, ledger: Ledger) -> dict[str, float]:
+    """Evaluates the trained model on the test set; writes `metrics.json` and the report."""
+    from atr.evaluation.report import write_report
+
+    data.trainer = None  # the whole test set, on this process
+    evaluation: Evaluation = evaluate(
+        model, data.evaluation_loader("test"), len(data.sets["test"]), cfg.evaluation.templates, cfg.evaluation.labels,
+        cfg.bad_samples,
+    )  # fmt: skip
+    numbers = evaluation.scores.flat()
+    (run_dir / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    page = write_report(run_dir, evaluation, OmegaConf.to_yaml(cfg), ledger.lines())
+    print_scores(evaluation)
+    print(f"numbers     {run_dir / 'metrics.json'}\nreport      {page}\nuse it      atr classify {checkpoint_of(run_dir)} "
+          "FILE --labels dog,rain")  # fmt: skip
+    return numbers
+
+
+def build_data(cfg: DictConfig, model: Clap) -> AudioTextData:
+    """The data module of a configuration, tokenising for `model`."""
+    return instantiate(
+        cfg.data, tokenizer=model.text.tokenizer, transform=instantiate(cfg.augment.transform),
+        word_mask=instantiate(cfg.masking.word_mask),
+    )  # fmt: skip
+
+
+def build_trainer(cfg: DictConfig, run_dir: Path, ledger: Ledger) -> pl.Trainer:
+    """Lightning's trainer with our bar, ledger and checkpoints."""
+    arguments: dict[str, Any] = dict(cfg.trainer)
+    arguments["precision"] = arguments["precision"] or best_precision(arguments["accelerator"])
+    folder = run_dir / "checkpoints"
+    callbacks: list[pl.Callback] = [
+        ledger,
+        SaveWhenStopped(folder),
+        ModelCheckpoint(folder, "last", enable_version_counter=False, every_n_epochs=cfg.checkpoint.every_n_epochs),
+    ]
+    if arguments["enable_progress_bar"]:
+        callbacks.append(StepProgress())
+    if cfg.evaluation.monitor:
+        best = ModelCheckpoint(folder, "best", cfg.evaluation.monitor, mode="max", enable_version_counter=False)
+        callbacks.append(best)
+    return pl.Trainer(
+        **arguments, logger=instantiate(cfg.logger), callbacks=callbacks, use_distributed_sampler=False,
+        default_root_dir=run_dir,
+    )  # fmt: skip
+
+
+def fit(trainer: pl.Trainer, task: ContrastiveTask, data: AudioTextData, resume: Path | None) -> None:
+    """`trainer.fit`, with Ctrl-C made into `Interrupted`."""
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+    except SystemExit as stop:  # Lightning's answer to Ctrl-C
+        saved = [c.path for c in trainer.callbacks if isinstance(c, SaveWhenStopped) and c.path.exists()]
+        if saved:
+            raise Interrupted(saved[0]) from stop
+        raise AtrError("interrupted before the first step; nothing was trained") from stop
+
+
+def best_precision(accelerator: str) -> str:
+    """`bf16-mixed` where the device computes in bf16, else `32-true`."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return "32-true"
+    return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
+
+
+def find_resume(cfg: DictConfig) -> Path | None:
+    """The checkpoint to continue from, read once to be sure that it is one.
+
+    Raises:
+        CheckpointError: `resume=auto` and there is none, or the file is not a checkpoint.
+    """
+    if not cfg.resume:
+        return None
+    if cfg.resume != "auto":
+        return read_checkpoint(cfg.resume).path
+    folder = Path(cfg.run_dir).parent
+    found = newest_checkpoint(folder)
+    if found is None:
+        raise CheckpointError(f"resume=auto, but there is no whole checkpoint under {folder}; start without resume")
+    return found
+
+
+def start_from(model: Clap, path: str) -> None:
+    """Loads `init` and says what went where."""
+    loaded = load_weights(model, read_checkpoint(path))
+    print(f"init        {path}: " + ", ".join(f"{tower} {count} tensors" for tower, count in loaded.items()))
+
+
+def trained_model(trainer: pl.Trainer, model: Clap) -> Clap:
+    """The best checkpoint's model by the monitored number, or the model as training left it."""
+    best = [c.best_model_path for c in trainer.checkpoint_callbacks if getattr(c, "monitor", None)]
+    return build_model(read_checkpoint(best[0])) if best and best[0] else model
+
+
+def checkpoint_of(run_dir: Path) -> Path:
+    """The checkpoint a user should take from a run."""
+    best = run_dir / "checkpoints" / "best.ckpt"
+    return best if best.exists() else run_dir / "checkpoints" / "last.ckpt"
+
+
+def opening(cfg: DictConfig, model: Clap, data: AudioTextData, trainer: pl.Trainer) -> str:
+    """What a run says about itself before it starts."""
+
+    def millions(module: torch.nn.Module) -> str:
+        return f"{sum(p.numel() for p in module.parameters()) / 1e6:.1f} M"
+
+    sets = ", ".join(f"{len(shards)} clips for {name}" for name, shards in data.sets.items())
+    device = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
+    return (
+        f"run         {cfg.run_dir}\ndata        {sets}\n"
+        f"model       audio {millions(model.audio)}, text {millions(model.text)} parameters\ndevice      {device}"
+    )
+
+
+def say(trainer: pl.Trainer, text: str) -> None:
+    """Prints on the first rank."""
+    if trainer.is_global_zero:
+        print(text, flush=True)

@@ -1,0 +1,1 @@
+"""Log-mel front end, encoders, and the two-tower model around them."""

@@ -1,0 +1,43 @@
+"""The two-tower model: encoders, projections, one common space."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from atr.models.htsat import HTSAT
+from atr.models.mel import LogMel
+from atr.models.text import TextEncoder
+from atr.types import Batch, Embeddings
+
+
+class Clap(nn.Module):
+    """Clips and captions as unit vectors of `dim` numbers.
+
+    Args:
+        mel: the front end.
+        audio: log-mel `(B, F, M)` -> `(B, audio.dim)`.
+        text: tokens `(M, L)` -> `(M, text.dim)`.
+        dim: D, width of the common space.
+    """
+
+    def __init__(self, mel: LogMel, audio: HTSAT, text: TextEncoder, dim: int = 512) -> None:
+        super().__init__()
+        self.mel, self.audio, self.text = mel, audio, text
+        self.audio_projection = projection(audio.dim, dim)
+        self.text_projection = projection(text.dim, dim)
+
+    def forward(self, batch: Batch) -> Embeddings:
+        """Encodes both sides of a batch."""
+        return Embeddings(self.encode_audio(batch.waveform), self.encode_text(batch.input_ids, batch.attention_mask))
+
+    def encode_audio(self, waveform: Tensor) -> Tensor:
+        """int16 or float32 `(B, T)` -> `(B, D)`, float32, unit norm."""
+        return F.normalize(self.audio_projection(self.audio(self.mel(waveform))).float(), dim=1)
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """int64 `(M, L)` twice -> `(M, D)`, float32, unit norm."""
+        return F.normalize(self.text_projection(self.text(input_ids, attention_mask)).float(), dim=1)
+
+
+def projection(width: int, dim: int) -> nn.Sequential:
+    """Linear, ReLU, Linear, as in LAION-CLAP (`clap_module/model.py`)."""
+    return nn.Sequential(nn.Linear(width, dim), nn.ReLU(), nn.Linear(dim, dim))

@@ -1,0 +1,165 @@
+"""HTSAT as CLAP uses it: a Swin transformer over a log-mel that is folded into a square picture.
+
+The stages are timm's, which compute the same function as LAION's own Swin (DOI 10.1109/ICASSP43922.2022.9746312;
+LAION-AI/CLAP at 1fd4c37, `clap_module/htsat.py`). The heads for AudioSet labels are left out: the contrastive
+loss gives them no gradient.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from timm.models.swin_transformer import SwinTransformerStage, WindowAttention
+from torch import Tensor, nn
+
+PATCH = 4
+
+
+class HTSAT(nn.Module):
+    """Log-mel -> one vector per clip.
+
+    Args:
+        n_mels: mel bins M of the input.
+        picture_size: side of the square the log-mel is folded into; a multiple of `n_mels`. Frames are
+            stretched to `picture_size * picture_size / n_mels`.
+        embed_dim: width of the first stage; it doubles at each further one.
+        depths: blocks of each stage.
+        heads: attention heads of each stage.
+        window: side of an attention window, in patches.
+        drop_path: largest share of DropPath; it grows linearly from 0 over the blocks.
+        spec_augment: stripes set to 0 in training.
+        attention: `plain`, `sdpa`, or `auto`: sdpa on a GPU, plain on a CPU (there, sdpa with the window mask
+            was slower: `benchmarks/attention.py`). All compute the same.
+
+    Attributes:
+        dim: width of the output.
+    """
+
+    def __init__(
+        self,
+        n_mels: int = 64,
+        picture_size: int = 256,
+        embed_dim: int = 96,
+        depths: Sequence[int] = (2, 2, 6, 2),
+        heads: Sequence[int] = (4, 8, 16, 32),
+        window: int = 8,
+        drop_path: float = 0.1,
+        spec_augment: "SpecAugment | None" = None,
+        attention: Literal["auto", "plain", "sdpa"] = "auto",
+    ) -> None:
+        super().__init__()
+        if picture_size % n_mels or picture_size % (PATCH * 2 ** (len(depths) - 1)):
+            raise ValueError(
+                f"picture_size={picture_size} must be a multiple of n_mels={n_mels} "
+                f"and of {PATCH * 2 ** (len(depths) - 1)} (patch size and halvings)"
+            )
+        self.n_mels, self.picture_size, self.attention = n_mels, picture_size, attention
+        self.dim = embed_dim * 2 ** (len(depths) - 1)
+        self.mel_norm = nn.BatchNorm2d(n_mels)  # over mel bins as channels
+        self.spec_augment = spec_augment
+        self.patch_embed = nn.Conv2d(1, embed_dim, kernel_size=PATCH, stride=PATCH)
+        self.patch_norm = nn.LayerNorm(embed_dim)
+        rates = torch.linspace(0, drop_path, sum(depths)).split(list(depths))
+        self.layers = nn.ModuleList()
+        for i, (depth, n_heads, rate) in enumerate(zip(depths, heads, rates, strict=True)):
+            resolution = picture_size // PATCH // 2 ** max(0, i - 1)  # before this stage's halving
+            self.layers.append(
+                SwinTransformerStage(
+                    dim=embed_dim * 2 ** max(0, i - 1), out_dim=embed_dim * 2**i, num_heads=n_heads, depth=depth,
+                    input_resolution=(resolution, resolution), downsample=i > 0, window_size=window,
+                    drop_path=rate.tolist(),
+                )
+            )  # fmt: skip
+        self.norm = nn.LayerNorm(self.dim)
+        self.apply(_initialise)
+        self._attends_fused: bool | None = None
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        """`(B, F, M)` in dB -> `(B, dim)`: the mean over all places of the last stage."""
+        return self.frames(log_mel).mean(dim=1)
+
+    def frames(self, log_mel: Tensor) -> Tensor:
+        """`(B, F, M)` in dB -> `(B, N, dim)` along time; N = 32 for 10-s clips and 256 x 256 pictures.
+
+        Source: the un-folding of `fine_grained_embedding` in LAION's `forward_features`.
+        """
+        self._choose_attention(log_mel.device.type)
+        x = self.mel_norm(log_mel.transpose(1, 2).unsqueeze(3)).squeeze(3).transpose(1, 2)  # (B, F, M)
+        if self.training and self.spec_augment is not None:
+            x = self.spec_augment(x)
+        x = self.patch_embed(self.fold(x)).permute(0, 2, 3, 1)  # (B, H, W, C)
+        x = self.patch_norm(x)
+        for layer in self.layers:
+            x = layer(x)
+        x = self.norm(x)
+        batch, height, width, dim = x.shape
+        segments = self.picture_size // self.n_mels
+        x = x.reshape(batch, segments, height // segments, width, dim)  # (B, segment, frequency, time, C)
+        return x.mean(dim=2).reshape(batch, segments * width, dim)
+
+    def fold(self, x: Tensor) -> Tensor:
+        """`(B, F, M)` -> picture `(B, 1, S, S)`: S / M segments of time, from top to bottom.
+
+        Row `k * M + f`, column `c` holds mel bin f of frame `k * S + c`, after the frames are stretched.
+
+        Raises:
+            ValueError: more frames than the picture holds.
+        """
+        segments = self.picture_size // self.n_mels
+        target = self.picture_size * segments
+        if x.shape[1] > target:
+            raise ValueError(f"{x.shape[1]} frames do not fit into a picture of {target}; cut the clip or enlarge it")
+        x = x.unsqueeze(1)  # (B, 1, F, M)
+        if x.shape[2] < target:
+            x = F.interpolate(x, (target, self.n_mels), mode="bicubic", align_corners=True)
+        x = x.reshape(len(x), segments, self.picture_size, self.n_mels)  # (B, segment, column, bin)
+        return x.transpose(2, 3).reshape(len(x), 1, self.picture_size, self.picture_size)
+
+    def _choose_attention(self, device: str) -> None:
+        """Sets timm's switch once per kind of device."""
+        fused = self.attention == "sdpa" or (self.attention == "auto" and device != "cpu")
+        if fused is not self._attends_fused:
+            for module in self.modules():
+                if isinstance(module, WindowAttention):
+                    module.fused_attn = fused
+            self._attends_fused = fused
+
+
+class SpecAugment(nn.Module):
+    """Zeroes stripes of time and frequency after the mel norm (DOI 10.21437/Interspeech.2019-2680).
+
+    As torchlibrosa's `SpecAugmentation`: each stripe's width is uniform in [0, `*_width`), its place uniform.
+
+    Args:
+        time_stripes, mel_stripes: how many.
+        time_width: frames. mel_width: bins.
+    """
+
+    def __init__(self, time_stripes: int = 2, time_width: int = 64, mel_stripes: int = 2, mel_width: int = 8) -> None:
+        super().__init__()
+        self.time_stripes, self.time_width = time_stripes, time_width
+        self.mel_stripes, self.mel_width = mel_stripes, mel_width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, F, M)` -> the same with stripes of 0."""
+        time = self._keep(x, x.shape[1], self.time_stripes, self.time_width)
+        mel = self._keep(x, x.shape[2], self.mel_stripes, self.mel_width)
+        return x * time.unsqueeze(2) * mel.unsqueeze(1)
+
+    @staticmethod
+    def _keep(x: Tensor, length: int, stripes: int, width: int) -> Tensor:
+        """`(B, length)`: 0 inside a stripe, 1 elsewhere, without a wait for the device."""
+        size = torch.floor(torch.rand(len(x), stripes, 1, device=x.device) * min(width, length))
+        start = torch.floor(torch.rand(len(x), stripes, 1, device=x.device) * (length - size))
+        place = torch.arange(length, device=x.device)
+        inside = (place >= start) & (place < start + size)  # (B, stripes, length)
+        return (~inside.any(dim=1)).to(x.dtype)
+
+
+def _initialise(module: nn.Module) -> None:
+    """Linear layers: truncated normal of 0.02 and bias 0 (a timm stage on its own does not do this)."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

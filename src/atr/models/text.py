@@ -1,0 +1,148 @@
+"""Captions -> vectors: any text encoder of `transformers`, with its tokenizer."""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from atr.errors import CheckpointError, UsageError
+
+
+class Tokenizer:
+    """A `transformers` tokenizer that always truncates and pads to the longest of the batch.
+
+    Args:
+        path: a folder with `tokenizer.json` and `tokenizer_config.json`, or a name on the Hugging Face hub.
+        max_tokens: longer captions are cut; special tokens included.
+    """
+
+    def __init__(self, path: str, max_tokens: int = 77) -> None:
+        from transformers import AutoTokenizer
+
+        self.max_tokens = max_tokens
+        try:
+            self.inner = AutoTokenizer.from_pretrained(path)
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"tokenizer {path!r} cannot be loaded; give a folder with tokenizer.json, or a name on the Hugging "
+                f"Face hub and a network connection ({str(error).splitlines()[0]})"
+            ) from error
+        if self.inner.pad_token_id is None or self.inner.mask_token is None:
+            raise UsageError(f"tokenizer {path!r} has no padding or no mask token; choose one of a masked language model")
+
+    def __call__(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """Returns `input_ids` and `attention_mask`, int64 `(M, L)`; no captions give `(0, 1)`."""
+        if not captions:
+            return {name: torch.zeros(0, 1, dtype=torch.int64) for name in ("input_ids", "attention_mask")}
+        tokens = self.inner(
+            list(captions), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        )
+        return {name: tokens[name] for name in ("input_ids", "attention_mask")}
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    @property
+    def mask_token(self) -> str:
+        """The text of the mask token."""
+        return str(self.inner.mask_token)
+
+    def files(self) -> dict[str, str]:
+        """The tokenizer as file name -> content, for a checkpoint."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.inner.save_pretrained(folder)
+            return {path.name: path.read_text() for path in sorted(Path(folder).iterdir())}
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, str], max_tokens: int) -> "Tokenizer":
+        """The inverse of `files`.
+
+        Raises:
+            CheckpointError: a name would leave the folder.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                if Path(name).name != name:
+                    raise CheckpointError(f"tokenizer file {name!r} is not a plain file name; the checkpoint is not trusted")
+                (Path(folder) / name).write_text(content)
+            return cls(folder, max_tokens)
+
+
+class TextEncoder(nn.Module):
+    """A transformer encoder and how its tokens become one vector.
+
+    Args:
+        tokenizer: its vocabulary must fit the encoder's.
+        name: pretrained weights: a folder or a name on the Hugging Face hub (safetensors only).
+        config: an encoder with random weights instead: `model_type` and that type's fields. `vocab_size` and
+            the special tokens come from the tokenizer when they are not given.
+        pooling: `pooler` (the encoder's own, as CLAP), `first` token, or `mean` over tokens.
+
+    Attributes:
+        dim: width of the output.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        name: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        pooling: Literal["pooler", "first", "mean"] = "pooler",
+    ) -> None:
+        super().__init__()
+        if (name is None) == (config is None):
+            raise UsageError("model.text needs exactly one of `name` (pretrained) and `config` (random weights)")
+        if pooling not in ("pooler", "first", "mean"):
+            raise UsageError(f"model.text.pooling is {pooling!r}; allowed: pooler, first, mean")
+        self.tokenizer, self.pooling = tokenizer, pooling
+        self.inner = _pretrained(name) if name is not None else _random(config or {}, tokenizer)
+        if self.inner.config.vocab_size < len(tokenizer):
+            raise UsageError(
+                f"the tokenizer has {len(tokenizer)} tokens, the text encoder only {self.inner.config.vocab_size}; "
+                "they do not belong together"
+            )
+        has_pooler = getattr(self.inner, "pooler", None) is not None
+        if pooling == "pooler" and not has_pooler:
+            raise UsageError(f"{type(self.inner).__name__} has no pooler; set model.text.pooling to first or mean")
+        if pooling != "pooler" and has_pooler:
+            self.inner.pooler = None  # it would get no gradient
+        self.dim = int(self.inner.config.hidden_size)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """int64 `(M, L)` twice -> `(M, dim)`."""
+        output = self.inner(input_ids=input_ids, attention_mask=attention_mask)
+        if self.pooling == "pooler":
+            return output.pooler_output
+        if self.pooling == "first":
+            return output.last_hidden_state[:, 0]
+        weight = attention_mask.unsqueeze(2).to(output.last_hidden_state.dtype)
+        return (output.last_hidden_state * weight).sum(dim=1) / weight.sum(dim=1)
+
+    def config(self) -> dict[str, Any]:
+        """The encoder's configuration as plain values, from which `config=` builds the same architecture."""
+        return json.loads(self.inner.config.to_json_string(use_diff=False))
+
+
+def _pretrained(name: str) -> Any:
+    from transformers import AutoModel
+
+    try:
+        return AutoModel.from_pretrained(name, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"text encoder {name!r} cannot be loaded; give a folder with config.json and model.safetensors, or a name "
+            f"on the Hugging Face hub and a network connection ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _random(config: Mapping[str, Any], tokenizer: Tokenizer) -> Any:
+    from transformers import AutoConfig, AutoModel
+
+    inner = tokenizer.inner
+    special = {"pad_token_id": inner.pad_token_id, "bos_token_id": inner.bos_token_id, "eos_token_id": inner.eos_token_id}
+    fields = {"vocab_size": len(tokenizer)} | special | dict(config)
+    return AutoModel.from_config(AutoConfig.for_model(**fields))

@@ -1,0 +1,1 @@
+"""Bytes -> batches: decoding, augmentation, captions, order."""

@@ -1,0 +1,1 @@
+"""Clips as WebDataset tars with an index beside each."""

@@ -1,0 +1,128 @@
+"""What a person sees during training, and what is left when it stops early."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import ProgressBar as LightningProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from atr.errors import DataError
+from atr.pipeline.datamodule import list_bad
+from atr.types import BadSample, Batch
+
+LINE_EVERY = 10.0  # s, where the output is no terminal
+
+
+class StepProgress(LightningProgressBar):
+    """One bar over all steps: loss, clips/s, time left. A line every ten seconds where there is no terminal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._enabled = True
+        self._console = Console(file=sys.stdout)
+
+    def disable(self) -> None:
+        """Lightning calls it on all ranks but the first."""
+        self._enabled = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Opens the bar."""
+        self.total = int(trainer.estimated_stepping_batches)
+        self._began = self._spoke = time.monotonic()
+        self._first, self._clips = trainer.global_step, 0
+        self._bar = Progress(
+            TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            console=self._console, disable=not (self._enabled and self._console.is_terminal),
+        )  # fmt: skip
+        self._task = self._bar.add_task("train", total=self.total, completed=trainer.global_step, numbers="")
+        self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Moves the bar and logs clips/s."""
+        now, step = time.monotonic(), trainer.global_step
+        self._clips += len(batch.samples) * trainer.world_size
+        speed = self._clips / (now - self._began)
+        pl_module.log("train/clips_per_s", speed, batch_size=1)
+        if not self._enabled:
+            return
+        numbers = f"loss {float(outputs['loss']):.3f}  {speed:.0f} clips/s"
+        self._bar.update(self._task, completed=step, numbers=numbers)
+        if self._bar.disable and (now - self._spoke > LINE_EVERY or step == self.total):
+            self._spoke = now
+            left = (now - self._began) / max(1, step - self._first) * (self.total - step)
+            print(f"step {step}/{self.total}  {numbers}  {now - self._began:.0f} s, {left:.0f} s left", flush=True)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Closes the bar."""
+        self._bar.stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Gives the terminal back."""
+        if hasattr(self, "_bar"):
+            self._bar.stop()
+
+
+class Ledger(Callback):
+    """Counts what the loader skipped or remarked, and stops the run when too much is bad.
+
+    Args:
+        clips: in the set.
+        limit: largest share of them that may be bad.
+    """
+
+    def __init__(self, clips: int, limit: float) -> None:
+        self.clips, self.limit = clips, limit
+        self.bad: dict[str, BadSample] = {}
+        self.notes: dict[str, set[str]] = {}  # remark -> keys
+        self.clipped = 0  # waveform samples beyond [-1, 1]
+
+    def add(self, batch: Batch) -> None:
+        """Takes in a batch.
+
+        Raises:
+            DataError: more than `limit` of the clips are bad.
+        """
+        self.bad |= {one.key: one for one in batch.bad}
+        self.clipped += batch.clipped
+        for sample in batch.samples:
+            for note in sample.notes:
+                self.notes.setdefault(note, set()).add(sample.key)
+        if len(self.bad) > self.limit * self.clips:
+            raise DataError(
+                f"{len(self.bad)} of {self.clips} clips cannot be used, more than bad_samples={self.limit}:\n"
+                f"{list_bad(list(self.bad.values()))}\nRemove or mend them, or raise bad_samples"
+            )
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Counts before the step, so that nothing is trained beyond the limit."""
+        self.add(batch)
+
+    def lines(self) -> list[str]:
+        """What to tell the user at the end; nothing when all was well."""
+        lines = [f"{len(keys)} clips: {note} (e.g. {min(keys)})" for note, keys in sorted(self.notes.items())]
+        if self.bad:
+            skipped = sorted(self.bad.values(), key=lambda one: one.key)
+            lines.append(f"{len(self.bad)} of {self.clips} clips were skipped:\n{list_bad(skipped, limit=len(skipped))}")
+        return lines
+
+
+class SaveWhenStopped(Callback):
+    """Writes `interrupted.ckpt` when training ends by Ctrl-C or an error after its first step."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "interrupted.ckpt"
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Saves all that resuming needs."""
+        if trainer.global_step > 0:
+            trainer.save_checkpoint(self.path)

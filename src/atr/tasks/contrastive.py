@@ -1,0 +1,84 @@
+"""The contrastive LightningModule: one step is encode, compare, log."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from atr.evaluation.encode import encode_batch
+from atr.evaluation.scores import gather_ranks, score
+from atr.losses import InfoNCE, SigmoidLoss
+from atr.models.clap import Clap
+from atr.optim import WarmupCosine, parameter_groups
+from atr.types import Batch, Embeddings
+
+
+class ContrastiveTask(pl.LightningModule):
+    """Trains a `Clap` under a contrastive loss.
+
+    Args:
+        model: the two towers.
+        loss: holds the logit scale (and bias), which are trained with the model.
+        optimizer: called with the parameter groups.
+        schedule: called with the optimizer and the number of steps.
+        seed: of the chance inside the model; re-seeded at each step from (seed, step, rank).
+        templates: prompts of the zero-shot classification at each validation.
+        provenance: goes into each checkpoint as `checkpoint["atr"]`; makes it usable on its own.
+    """
+
+    def __init__(
+        self,
+        model: Clap,
+        loss: InfoNCE | SigmoidLoss,
+        optimizer: Callable[..., Optimizer],
+        schedule: WarmupCosine,
+        seed: int,
+        templates: Sequence[str],
+        provenance: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+        self.optimizer, self.schedule = optimizer, schedule
+        self.seed, self.templates, self.provenance = seed, list(templates), provenance
+        self._encoded: list[tuple[Embeddings, Batch]] = []
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Dropout, DropPath and SpecAugment of a step depend on (seed, step, rank) only."""
+        state = np.random.SeedSequence([self.seed, self.global_step, self.global_rank]).generate_state(1)
+        torch.manual_seed(int(state[0]))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Returns the loss of a batch."""
+        loss = self.loss(self.model(batch), batch)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.samples))
+        self.log("train/logit_scale", self.loss.logit_scale.detach().exp())
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Keeps the logit scale in its range."""
+        self.loss.clamp()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Encodes a batch; the numbers need the whole set."""
+        self._encoded.append((encode_batch(self.model, batch), batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Retrieval and zero-shot numbers of the validation set, as `validation/retrieval/t2a/R@1`, …."""
+        encoded = gather_ranks(self._encoded)
+        self._encoded = []
+        scores = score(self.model, encoded, self.templates, self.device)
+        self.log_dict({f"validation/{name}": float(value) for name, value in scores.flat().items()}, rank_zero_only=True)
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over two weight-decay groups, its schedule stepping with it."""
+        optimizer = self.optimizer(parameter_groups(self))
+        schedule = self.schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what is needed to use the weights without this run."""
+        checkpoint["atr"] = self.provenance

@@ -1,0 +1,116 @@
+"""What travels between the rooms. Legend: B clips, M captions, T samples, L tokens, D embedding."""
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """One row of a manifest: a stretch of sound and what is said about it."""
+
+    id: str
+    audio: str  # path of the sound file
+    captions: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    split: str = ""
+    title: str = ""
+    duration: float | None = None  # s
+    sample_rate: int | None = None  # Hz
+    start: float | None = None  # s in the file
+    end: float | None = None  # s in the file
+    events: list[tuple[str, float, float]] = field(default_factory=list)  # caption, onset s, offset s
+    source: str = ""  # the recording the clip was cut from: a YouTube id, a Freesound id
+    dataset: str = ""
+    licence: str = ""
+
+    def metadata(self) -> dict[str, Any]:
+        """The clip's json inside a shard: LAION's `text` and `tag`, then the other fields that are set."""
+        fields = asdict(self)
+        del fields["audio"]
+        meta = {"text": fields.pop("captions"), "tag": fields.pop("labels")}
+        return meta | {name: value for name, value in fields.items() if value not in (None, "", [])}
+
+
+class Draw(NamedTuple):
+    """One place in an epoch's global order: which clip stands there, and what its chance is seeded with."""
+
+    index: int
+    epoch: int
+    position: int
+
+
+@dataclass(frozen=True)
+class BadSample:
+    """A sample that was skipped, and why."""
+
+    key: str
+    reason: str
+
+
+@dataclass
+class Sample:
+    """One decoded clip. `waveform (T,)` is float32 in [-1, 1]."""
+
+    key: str
+    waveform: np.ndarray
+    captions: list[str]  # one in training, all in evaluation
+    spoken: list[str]  # the same captions as the text encoder gets them, i.e. after word masking
+    labels: list[str]
+    source: str
+    title: str = ""
+    clipped: int = 0  # samples beyond [-1, 1]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Batch:
+    """What a step gets. In training M == B and `row_of_caption` is 0..B-1; in evaluation all captions come.
+
+    The ids are 63-bit hashes, equal exactly where the thing itself is equal; the losses compare them.
+    """
+
+    waveform: Tensor  # (B, T) int16
+    input_ids: Tensor  # (M, L) int64, padded to the longest of the batch
+    attention_mask: Tensor  # (M, L) int64
+    row_of_caption: Tensor  # (M,) int64: the clip each caption belongs to
+    clip_id: Tensor  # (B,) int64
+    source_id: Tensor  # (B,) int64
+    label_id: Tensor  # (B,) int64
+    caption_id: Tensor  # (M,) int64
+    samples: list[Sample]  # without their waveforms
+    clipped: int  # samples beyond [-1, 1] in the whole batch
+    bad: list[BadSample]  # skipped while this batch was made
+
+    def pin_memory(self) -> "Batch":
+        """Pins the tensors, so that the copy to the device overlaps with the step before."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value.pin_memory())
+        return self
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> "Batch":
+        """Returns the batch with its tensors on `device`; Lightning calls it."""
+        moved = {n: v.to(device, non_blocking=non_blocking) for n, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
+
+
+@dataclass
+class Embeddings:
+    """Both sides of a batch in the common space: `(B, D)`, L2-normalised, float32."""
+
+    audio: Tensor
+    text: Tensor
+
+
+@dataclass
+class Encoded:
+    """A whole evaluation set in the common space, on the CPU."""
+
+    audio: Tensor  # (N, D)
+    text: Tensor  # (M, D)
+    clip_of_text: Tensor  # (M,) int64
+    samples: list[Sample]  # N, without their waveforms
