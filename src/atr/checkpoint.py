@@ -13,10 +13,9 @@ from torch import Tensor
 import atr
 from atr.errors import CheckpointError
 from atr.models.clap import Clap
-from atr.models.text import Tokenizer
+from atr.models.text import TextEncoder, Tokenizer
 
 FORMAT = 1
-TOWERS = ("audio", "text", "audio_projection", "text_projection")
 
 
 @dataclass
@@ -63,43 +62,44 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds; none of them is a checkpoint of ours
         raise CheckpointError(
-            f"{path} is not a checkpoint of atr ({path.stat().st_size} bytes): it is cut off, of another kind, or holds "
-            f"objects that would have to be executed. Give a .ckpt that `python train.py` wrote ({type(error).__name__})"
+            f"{path} is not a checkpoint of atr ({path.stat().st_size} bytes): it is cut off, of another kind, or "
+            f"holds code. Give a .ckpt that `python train.py` wrote ({type(error).__name__})"
         ) from error
     about = content.get("atr") if isinstance(content, dict) else None
     if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise CheckpointError(f"{path} was not written by this version of atr: it has no `atr` entry of format {FORMAT}")
+        raise CheckpointError(
+            f"{path} was not written by this version of atr: it has no `atr` entry of format {FORMAT}"
+        )
     prefix = "model."
     weights = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
     return Checkpoint(path, weights, OmegaConf.create(about["config"]), about)
 
 
-def build_model(checkpoint: Checkpoint) -> Clap:
-    """Builds the checkpoint's model and loads its weights, all of them.
+def build_model(checkpoint: Checkpoint, config: DictConfig | None = None) -> Clap:
+    """Builds a model and loads the checkpoint's weights into it, all of them.
+
+    Args:
+        config: the `model` part of a configuration; the checkpoint's own when None. The text encoder's
+            architecture and the tokenizer always come from the checkpoint, so that nothing is downloaded.
 
     Raises:
         CheckpointError: its configuration names code outside `atr.models`, or weights are missing or left over.
     """
-    config = OmegaConf.create(OmegaConf.to_container(checkpoint.config.model))
-    for target in _targets(config):
-        if not target.startswith("atr.models."):
-            raise CheckpointError(f"{checkpoint.path} asks for {target!r}; only atr.models.… is built from a checkpoint")
+    if config is None:
+        config = checkpoint.config.model
+        for target in _targets(config):
+            if not target.startswith("atr.models."):
+                raise CheckpointError(f"{checkpoint.path} asks for {target!r}; only atr.models.… is built from a file")
     tokenizer = Tokenizer.from_files(checkpoint.about["tokenizer"], config.text.tokenizer.max_tokens)
-    text_config, pooling = checkpoint.about["text_config"], config.text.pooling
-    del config.text.tokenizer
-    text = instantiate(OmegaConf.create({"_target_": config.text._target_, "pooling": pooling}),
-                       config=text_config, tokenizer=tokenizer)  # fmt: skip
-    del config.text
-    model: Clap = instantiate(config, text=text)
+    text = TextEncoder(tokenizer, config=checkpoint.about["text_config"], pooling=config.text.pooling)
+    parts = OmegaConf.create({name: value for name, value in config.items() if name != "text"})
+    model: Clap = instantiate(parts, text=text)
     load_weights(model, checkpoint)
     return model.eval()
 
 
-def load_weights(model: Clap, checkpoint: Checkpoint) -> dict[str, int]:
+def load_weights(model: Clap, checkpoint: Checkpoint) -> None:
     """Loads all weights of a checkpoint into a model of the same architecture.
-
-    Returns:
-        Tensors loaded into each tower.
 
     Raises:
         CheckpointError: a tensor is missing, left over or of another shape; the model is then unchanged.
@@ -116,7 +116,6 @@ def load_weights(model: Clap, checkpoint: Checkpoint) -> dict[str, int]:
             f"(model/audio=…, model/text=…, model.dim=…)"
         )
     model.load_state_dict(checkpoint.weights)
-    return {tower: sum(key.startswith(f"{tower}.") for key in own) for tower in TOWERS}
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -53,24 +53,27 @@ def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def _explain(message: str, overrides: Sequence[str]) -> str:
-    """Adds the valid keys to Hydra's message about an unknown one."""
-    first = message.splitlines()[0] if message else "invalid configuration"
-    match = re.search(r"Could not override '([^']+)'", message)
-    if match is None:
-        options = re.search(r"Available options in '[^']*':\n(.*)", message, re.DOTALL)
-        if options is None:
-            return f"{message}\n(overrides: {' '.join(overrides)})"
-        return f"{first} Valid ones: {', '.join(options.group(1).split())}."
-    wrong = match.group(1)
+    """Hydra's message, with the valid names where a key or a group's file is unknown."""
+    if match := re.search(r"Could not override '([^']+)'", message):
+        return _explain_key(match.group(1), overrides)
+    if match := re.search(r"Could not find '([^']+)/([^']+)'", message):
+        group, name = match.groups()
+        files = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+        return f"{group}={name} does not exist; there are: {', '.join(files)}"
+    return message
+
+
+def _explain_key(wrong: str, overrides: Sequence[str]) -> str:
+    """Names the keys that stand where `wrong` does not."""
+    cfg = compose_config([text for text in overrides if _key(text) != wrong])
     parent, _, name = wrong.rpartition(".")
-    others = [text for text in overrides if _key(text) != wrong]
-    node = OmegaConf.select(compose_config(others), parent) if parent else compose_config(others)
-    keys = sorted(map(str, node)) if isinstance(node, DictConfig) else []
-    if not keys:
-        return f"{first}. There is no {parent!r}: keys at the top are {', '.join(sorted(map(str, compose_config(others))))}."
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    if not isinstance(node, DictConfig):
+        node, parent, name = cfg, "", wrong
+    keys = sorted(map(str, node))
     near = difflib.get_close_matches(name, keys, n=1)
     hint = f" Did you mean {'.'.join(filter(None, [parent, near[0]]))}?" if near else ""
-    return f"{wrong!r} is not a key of the configuration.{hint} Valid keys{' under ' + parent if parent else ''}: {', '.join(keys)}."
+    return f"there is no key {wrong!r}.{hint} Keys {'under ' + parent if parent else 'at the top'}: {', '.join(keys)}"
 
 
 def _key(override: str) -> str:

@@ -10,8 +10,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from atr.checkpoint import build_model, describe, load_weights, newest_checkpoint, read_checkpoint
-from atr.errors import AtrError, CheckpointError
+from atr.checkpoint import build_model, describe, newest_checkpoint, read_checkpoint
+from atr.errors import AtrError, CheckpointError, UsageError
 from atr.evaluation.run import Evaluation, evaluate, print_scores
 from atr.models.clap import Clap
 from atr.pipeline.datamodule import AudioTextData
@@ -38,15 +38,15 @@ def train(cfg: DictConfig) -> dict[str, float]:
         AtrError: the data or the weights cannot be used.
         Interrupted: Ctrl-C.
     """
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise UsageError(f"experiment={cfg.name} needs a value for: {', '.join(missing)} (e.g. {missing[0]}=…)")
     OmegaConf.resolve(cfg)
     OmegaConf.set_readonly(cfg, True)
     run_dir = Path(cfg.run_dir)
     resume = find_resume(cfg)
     torch.manual_seed(cfg.seed)  # initial weights
-    model: Clap = instantiate(cfg.model)
-    data: AudioTextData = build_data(cfg, model)
-    if cfg.init:
-        start_from(model, cfg.init)
+    model = start_from(cfg) if cfg.init else instantiate(cfg.model)
+    data = build_data(cfg, model)
     hashes = data_hashes(data)
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
@@ -79,8 +79,9 @@ def finish(cfg: DictConfig, model: Clap, data: AudioTextData, run_dir: Path, led
     (run_dir / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
     page = write_report(run_dir, evaluation, OmegaConf.to_yaml(cfg), ledger.lines())
     print_scores(evaluation)
-    print(f"numbers     {run_dir / 'metrics.json'}\nreport      {page}\nuse it      atr classify {checkpoint_of(run_dir)} "
-          "FILE --labels dog,rain")  # fmt: skip
+    print(
+        f"numbers     {run_dir / 'metrics.json'}\nreport      {page}\nuse it      atr classify {checkpoint_of(run_dir)} FILE…"
+    )
     return numbers
 
 
@@ -117,6 +118,8 @@ def fit(trainer: pl.Trainer, task: ContrastiveTask, data: AudioTextData, resume:
     """`trainer.fit`, with Ctrl-C made into `Interrupted`."""
     try:
         trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+        if not trainer.fast_dev_run:
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
     except SystemExit as stop:  # Lightning's answer to Ctrl-C
         saved = [c.path for c in trainer.callbacks if isinstance(c, SaveWhenStopped) and c.path.exists()]
         if saved:
@@ -150,10 +153,12 @@ def find_resume(cfg: DictConfig) -> Path | None:
     return found
 
 
-def start_from(model: Clap, path: str) -> None:
-    """Loads `init` and says what went where."""
-    loaded = load_weights(model, read_checkpoint(path))
-    print(f"init        {path}: " + ", ".join(f"{tower} {count} tensors" for tower, count in loaded.items()))
+def start_from(cfg: DictConfig) -> Clap:
+    """The configured model with the weights of `init`; says how many tensors went where."""
+    model = build_model(read_checkpoint(cfg.init), cfg.model)
+    counts = {name: len(module.state_dict()) for name, module in model.named_children() if module.state_dict()}
+    print(f"init        {cfg.init}: all tensors of " + ", ".join(f"{n} ({count})" for n, count in counts.items()))
+    return model.train()
 
 
 def trained_model(trainer: pl.Trainer, model: Clap) -> Clap:

@@ -43,7 +43,12 @@ def sigmoid_loss(audio: Tensor, text: Tensor, log_scale: Tensor, bias: Tensor, e
 
 def same_pairs(batch: Batch, by: Sequence[Sameness]) -> Tensor:
     """bool `(B, B)`: clip i and caption j share one of the properties `by`; False on the diagonal."""
-    ids = {"caption": batch.caption_id, "clip": batch.clip_id, "source": batch.source_id, "label": batch.label_id}
+    ids = {
+        "caption": batch.caption_id,
+        "clip": batch.clip_id,
+        "source": batch.source_id,
+        "label": batch.label_id,
+    }
     same = torch.zeros(len(batch.clip_id), len(batch.clip_id), dtype=torch.bool, device=batch.clip_id.device)
     for name in by:
         same |= ids[name].unsqueeze(1) == ids[name].unsqueeze(0)
@@ -82,7 +87,9 @@ class SigmoidLoss(nn.Module):
         exclude: which properties make a pair no negative.
     """
 
-    def __init__(self, scale: float = 10.0, bias: float = -10.0, exclude: Sequence[Sameness] = ("caption", "clip")) -> None:
+    def __init__(
+        self, scale: float = 10.0, bias: float = -10.0, exclude: Sequence[Sameness] = ("caption", "clip")
+    ) -> None:
         super().__init__()
         self.logit_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.logit_bias = nn.Parameter(torch.tensor(bias))

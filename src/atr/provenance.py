@@ -12,7 +12,16 @@ import atr
 from atr.config import root_of_checkout
 from atr.pipeline.datamodule import AudioTextData
 
-PACKAGES = ("torch", "pytorch-lightning", "transformers", "timm", "numpy", "soundfile", "soxr", "audiomentations")
+PACKAGES = (
+    "torch",
+    "pytorch-lightning",
+    "transformers",
+    "timm",
+    "numpy",
+    "soundfile",
+    "soxr",
+    "audiomentations",
+)
 
 
 def environment() -> dict[str, Any]:

@@ -1,45 +1,47 @@
-"""A loader -> embeddings of a whole evaluation set."""
+"""Batches -> embeddings of a whole evaluation set."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from atr.models.clap import Clap
-from atr.types import Batch, Embeddings, Encoded
+from atr.types import Batch, Encoded
+
+Part = tuple[Tensor, Batch]  # a batch and its clips' embeddings (B, D) on the CPU
+TEXTS_AT_ONCE = 256
 
 
 @torch.inference_mode()
-def encode_batch(model: Clap, batch: Batch) -> Embeddings:
-    """Encodes a batch in float32; both sides come back on the CPU."""
+def encode_clips(model: Clap, batch: Batch) -> Part:
+    """Encodes the clips of a batch in float32."""
     with torch.autocast(batch.waveform.device.type, enabled=False):
-        audio = model.encode_audio(batch.waveform)
-        if len(batch.input_ids) == 0:  # a corpus with labels only
-            return Embeddings(audio.cpu(), audio.new_zeros(0, audio.shape[1]).cpu())
-        return Embeddings(audio.cpu(), model.encode_text(batch.input_ids, batch.attention_mask).cpu())
+        return model.encode_audio(batch.waveform).cpu(), replace(batch.to("cpu"), waveform=batch.waveform[:0].cpu())
 
 
-def gather_set(parts: Sequence[tuple[Embeddings, Batch]]) -> Encoded:
-    """Joins the batches of an evaluation set."""
-    rows, first = [], 0
-    for _, batch in parts:
-        rows.append(batch.row_of_caption.cpu() + first)
-        first += len(batch.samples)
+@torch.inference_mode()
+def encode_texts(model: Clap, texts: Sequence[str], device: torch.device) -> Tensor:
+    """Embeds captions in float32, each distinct one once: `(M, D)` on the CPU."""
+    distinct = list(dict.fromkeys(texts))
+    parts = [torch.zeros(0, model.text_projection[-1].out_features)]
+    for first in range(0, len(distinct), TEXTS_AT_ONCE):
+        tokens = model.text.tokenizer(distinct[first : first + TEXTS_AT_ONCE])
+        with torch.autocast(device.type, enabled=False):
+            parts.append(model.encode_text(**{name: value.to(device) for name, value in tokens.items()}).cpu())
+    number = {text: i for i, text in enumerate(distinct)}
+    return torch.cat(parts)[[number[text] for text in texts]]
+
+
+def join_set(model: Clap, parts: Sequence[Part], device: torch.device) -> Encoded:
+    """The clips of an evaluation set with all their captions."""
+    samples = [sample for _, batch in parts for sample in batch.samples]
     return Encoded(
-        audio=torch.cat([embeddings.audio for embeddings, _ in parts]),
-        text=torch.cat([embeddings.text for embeddings, _ in parts]),
-        clip_of_text=torch.cat(rows),
-        samples=[sample for _, batch in parts for sample in batch.samples],
+        audio=torch.cat([audio for audio, _ in parts]),
+        text=encode_texts(model, [caption for sample in samples for caption in sample.captions], device),
+        clip_of_text=torch.tensor([row for row, s in enumerate(samples) for _ in s.captions], dtype=torch.int64),
+        samples=samples,
     )
-
-
-def encode_set(model: Clap, batches: Iterable[Batch], device: torch.device) -> Encoded:
-    """Encodes all batches with the model in evaluation mode."""
-    was_training = model.training
-    model.eval()
-    parts = [(encode_batch(model, batch.to(device)), batch) for batch in batches]
-    model.train(was_training)
-    return gather_set(parts)
 
 
 @torch.inference_mode()
@@ -49,10 +51,8 @@ def encode_labels(model: Clap, labels: Sequence[str], templates: Sequence[str], 
     Underscores in labels become blanks; a template holds `{label}`.
     """
     prompts = [template.format(label=label_text(label)) for label in labels for template in templates]
-    tokens = model.text.tokenizer(prompts)
-    text = model.encode_text(tokens["input_ids"].to(device), tokens["attention_mask"].to(device))
-    mean = text.reshape(len(labels), len(templates), -1).mean(dim=1)
-    return torch.nn.functional.normalize(mean, dim=1).cpu()
+    mean = encode_texts(model, prompts, device).reshape(len(labels), len(templates), -1).mean(dim=1)
+    return torch.nn.functional.normalize(mean, dim=1)
 
 
 def label_text(label: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,9 +11,12 @@ from rich.progress import track
 from rich.table import Table
 from torch.utils.data import DataLoader
 
-from atr.evaluation.encode import encode_batch, gather_set
+from atr.checkpoint import build_model, read_checkpoint
+from atr.errors import UsageError
+from atr.evaluation.encode import encode_clips, join_set
 from atr.evaluation.scores import Scores, score
 from atr.models.clap import Clap
+from atr.pipeline.datamodule import AudioTextData
 from atr.tasks.callbacks import Ledger
 from atr.types import Encoded
 
@@ -55,12 +59,18 @@ def evaluate(
     every = max(1, clips // KEPT_WAVEFORMS)
     for batch in track(loader, "evaluating", transient=True, disable=not Console().is_terminal):
         ledger.add(batch)
-        waveforms |= {first + i: batch.waveform[i].numpy() for i in range(len(batch.samples)) if not (first + i) % every}
+        waveforms |= {
+            first + i: batch.waveform[i].numpy() for i in range(len(batch.samples)) if not (first + i) % every
+        }
         first += len(batch.samples)
-        parts.append((encode_batch(model, batch.to(device)), batch))
-    encoded = gather_set(parts)
+        parts.append(encode_clips(model, batch.to(device)))
+    encoded = join_set(model, parts, device)
     return Evaluation(
-        score(model, encoded, templates, device, labels), encoded, waveforms, model.mel.sample_rate, ledger.lines()
+        score(model, encoded, templates, device, labels),
+        encoded,
+        waveforms,
+        model.mel.sample_rate,
+        ledger.lines(),
     )
 
 
@@ -82,3 +92,28 @@ def print_scores(evaluation: Evaluation) -> None:
                       f"{zs.chance:.3f}, prompt {scores.templates[0]!r})", highlight=False)  # fmt: skip
     for line in evaluation.remarks:
         console.print(line, highlight=False, markup=False)
+
+
+def evaluate_checkpoint(path: str | Path, folders: Sequence[str] = (), templates: Sequence[str] = ()) -> Evaluation:
+    """Evaluates a checkpoint as its run did, or on other shard folders or with other prompts.
+
+    Raises:
+        CheckpointError, DataError: see `atr.load` and `evaluate`.
+        UsageError: the run had no test set and no folder is given, or a prompt has no `{label}`.
+    """
+    checkpoint = read_checkpoint(path)
+    cfg = checkpoint.config
+    model = build_model(checkpoint)
+    folders = list(folders) or list(cfg.data.test)
+    if not folders:
+        raise UsageError(f"{path} was trained without a test set; name shard folders with --data")
+    if wrong := [template for template in templates if "{label}" not in template]:
+        raise UsageError(f"template {wrong[0]!r} has no {{label}} in it")
+    data = AudioTextData(
+        [], [], folders, model.text.tokenizer, cfg.data.seconds, cfg.data.sample_rate, cfg.data.batch_size, cfg.data.seed,
+        only_labels=cfg.data.only_labels,
+    )  # fmt: skip
+    return evaluate(
+        model, data.evaluation_loader("test"), len(data.sets["test"]), list(templates) or cfg.evaluation.templates,
+        cfg.evaluation.labels, cfg.bad_samples,
+    )  # fmt: skip

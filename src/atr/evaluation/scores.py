@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 
 from atr.errors import DataError
-from atr.evaluation.encode import encode_labels, gather_set
+from atr.evaluation.encode import Part, encode_labels
 from atr.evaluation.retrieval import retrieval
 from atr.evaluation.zero_shot import ZeroShot, zero_shot
 from atr.models.clap import Clap
-from atr.types import Batch, Embeddings, Encoded
+from atr.types import Encoded
 
 
 @dataclass
@@ -29,7 +29,11 @@ class Scores:
         result |= {f"retrieval/{name}": value for name, value in (self.retrieval or {}).items()}
         if self.zero_shot is not None:
             zs = self.zero_shot
-            result |= {"zero_shot/accuracy": zs.accuracy, "zero_shot/top5": zs.top5, "zero_shot/chance": zs.chance}
+            result |= {
+                "zero_shot/accuracy": zs.accuracy,
+                "zero_shot/top5": zs.top5,
+                "zero_shot/chance": zs.chance,
+            }
             result |= {"zero_shot/clips": zs.clips, "zero_shot/labels": len(zs.labels)}
             result |= {f"zero_shot/recall/{label}": value for label, value in zs.per_label.items()}
         return result
@@ -53,7 +57,9 @@ def score(
         DataError: an embedding is not finite.
     """
     if not (encoded.audio.isfinite().all() and encoded.text.isfinite().all()):
-        raise DataError("an embedding is NaN or infinite; the model is broken (training diverged?): no numbers are given")
+        raise DataError(
+            "an embedding is NaN or infinite; the model is broken (training diverged?): no numbers are given"
+        )
     single = [row for row, sample in enumerate(encoded.samples) if len(sample.labels) == 1]
     names = sorted(labels) or sorted({encoded.samples[row].labels[0] for row in single})
     classified = None
@@ -69,10 +75,10 @@ def score(
     )
 
 
-def gather_ranks(parts: Sequence[tuple[Embeddings, Batch]]) -> Encoded:
-    """Joins the batches of all ranks; each rank gets the whole set."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        everyone: list = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(everyone, [(e, b.to("cpu", non_blocking=False)) for e, b in parts])
-        parts = [part for rank in everyone for part in rank]
-    return gather_set(parts)
+def gather_ranks(parts: Sequence[Part]) -> list[Part]:
+    """The parts of all ranks, on each rank."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return list(parts)
+    everyone: list[list[Part]] = [[] for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(everyone, list(parts))
+    return [part for rank in everyone for part in rank]

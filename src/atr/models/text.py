@@ -32,7 +32,9 @@ class Tokenizer:
                 f"Face hub and a network connection ({str(error).splitlines()[0]})"
             ) from error
         if self.inner.pad_token_id is None or self.inner.mask_token is None:
-            raise UsageError(f"tokenizer {path!r} has no padding or no mask token; choose one of a masked language model")
+            raise UsageError(
+                f"tokenizer {path!r} has no padding or no mask token; choose one of a masked language model"
+            )
 
     def __call__(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """Returns `input_ids` and `attention_mask`, int64 `(M, L)`; no captions give `(0, 1)`."""
@@ -67,7 +69,9 @@ class Tokenizer:
         with tempfile.TemporaryDirectory() as folder:
             for name, content in files.items():
                 if Path(name).name != name:
-                    raise CheckpointError(f"tokenizer file {name!r} is not a plain file name; the checkpoint is not trusted")
+                    raise CheckpointError(
+                        f"tokenizer file {name!r} is not a plain file name; the checkpoint is not trusted"
+                    )
                 (Path(folder) / name).write_text(content)
             return cls(folder, max_tokens)
 
@@ -143,6 +147,10 @@ def _random(config: Mapping[str, Any], tokenizer: Tokenizer) -> Any:
     from transformers import AutoConfig, AutoModel
 
     inner = tokenizer.inner
-    special = {"pad_token_id": inner.pad_token_id, "bos_token_id": inner.bos_token_id, "eos_token_id": inner.eos_token_id}
+    special = {
+        "pad_token_id": inner.pad_token_id,
+        "bos_token_id": inner.bos_token_id,
+        "eos_token_id": inner.eos_token_id,
+    }
     fields = {"vocab_size": len(tokenizer)} | special | dict(config)
     return AutoModel.from_config(AutoConfig.for_model(**fields))

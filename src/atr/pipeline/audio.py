@@ -66,9 +66,7 @@ def prepare_waveform(
             notes.append(f"{samples.shape[1]} channels mixed to mono")
         samples = samples.mean(axis=1)
     if 2 * source_rate <= sample_rate:
-        notes.append(
-            f"{source_rate} Hz resampled to {sample_rate} Hz: it holds nothing above {source_rate // 2} Hz"
-        )
+        notes.append(f"{source_rate} Hz resampled to {sample_rate} Hz: it holds nothing above {source_rate // 2} Hz")
     samples = samples[: math.ceil(seconds * source_rate)].astype(np.float32, copy=False)
     if source_rate != sample_rate:
         samples = soxr.resample(samples, source_rate, sample_rate)

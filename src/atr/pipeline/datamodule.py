@@ -18,7 +18,7 @@ from atr.pipeline.dataset import ClipDataset, EvaluationDataset, Loaded, Trainin
 from atr.pipeline.sampler import EvaluationOrder, TrainingOrder
 from atr.pipeline.text import WordMask
 from atr.shards.read import ShardSet
-from atr.types import BadSample, Batch, Sample
+from atr.types import BadSample, Batch
 
 
 class AudioTextData(pl.LightningDataModule):
@@ -60,7 +60,9 @@ class AudioTextData(pl.LightningDataModule):
         self.num_workers = default_workers() if num_workers is None else num_workers
         self.transform, self.word_mask = transform, word_mask
         # Opened here, so that a missing folder is reported before a model is built.
-        self.sets = {name: ShardSet(f) for name, f in (("train", train), ("validation", validation), ("test", test)) if f}
+        self.sets = {
+            name: ShardSet(f) for name, f in (("train", train), ("validation", validation), ("test", test)) if f
+        }
         for name, shards in self.sets.items():
             keep_labels(shards, [] if name == "test" else exclude_labels, only_labels if name == "test" else [])
 
@@ -68,7 +70,13 @@ class AudioTextData(pl.LightningDataModule):
         """Global batches in the order of (seed, epoch), this rank's part of each."""
         mask_token = self.tokenizer.mask_token
         dataset = TrainingDataset(
-            self.sets["train"], self.seconds, self.sample_rate, mask_token, self.seed, self.transform, self.word_mask
+            self.sets["train"],
+            self.seconds,
+            self.sample_rate,
+            mask_token,
+            self.seed,
+            self.transform,
+            self.word_mask,
         )
         rank, world = self._place()
         order = TrainingOrder(len(dataset), self.batch_size, self.seed, rank, world)

@@ -1,7 +1,5 @@
 """A draw -> a sample. All chance of a training sample comes from one generator seeded by its draw."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from torch.utils.data import Dataset
 

@@ -27,7 +27,9 @@ class TrainingOrder(Sampler[Draw]):
                 f"numbers of devices that divide it: {', '.join(map(str, sorted(near[:3])))}"
             )
         if clips < batch_size:
-            raise UsageError(f"data.batch_size={batch_size} but there are {clips} training clips; make it {clips} or less")
+            raise UsageError(
+                f"data.batch_size={batch_size} but there are {clips} training clips; make it {clips} or less"
+            )
         self.clips, self.batch_size, self.seed, self.rank, self.world = clips, batch_size, seed, rank, world
         self.epoch = 0
 

@@ -2,6 +2,7 @@
 samples; its encoder draws a stream number)."""
 
 import io
+import itertools
 import json
 import os
 import re
@@ -58,7 +59,7 @@ def write_shards(
         raise DataError(f"{folder} already holds shards; remove them or choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     ordered = sorted(clips, key=lambda clip: clip.id)
-    for before, after in zip(ordered, ordered[1:], strict=False):
+    for before, after in itertools.pairwise(ordered):
         if before.id == after.id:
             raise DataError(f"two clips have the id {after.id!r} ({before.audio}, {after.audio}); ids must differ")
     result = Written()

@@ -9,7 +9,14 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.callbacks import ProgressBar as LightningProgressBar
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from atr.errors import DataError
 from atr.pipeline.datamodule import list_bad
@@ -58,7 +65,10 @@ class StepProgress(LightningProgressBar):
         if self._bar.disable and (now - self._spoke > LINE_EVERY or step == self.total):
             self._spoke = now
             left = (now - self._began) / max(1, step - self._first) * (self.total - step)
-            print(f"step {step}/{self.total}  {numbers}  {now - self._began:.0f} s, {left:.0f} s left", flush=True)
+            print(
+                f"step {step}/{self.total}  {numbers}  {now - self._began:.0f} s, {left:.0f} s left",
+                flush=True,
+            )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Closes the bar."""
@@ -112,7 +122,9 @@ class Ledger(Callback):
         lines = [f"{len(keys)} clips: {note} (e.g. {min(keys)})" for note, keys in sorted(self.notes.items())]
         if self.bad:
             skipped = sorted(self.bad.values(), key=lambda one: one.key)
-            lines.append(f"{len(self.bad)} of {self.clips} clips were skipped:\n{list_bad(skipped, limit=len(skipped))}")
+            lines.append(
+                f"{len(self.bad)} of {self.clips} clips were skipped:\n{list_bad(skipped, limit=len(skipped))}"
+            )
         return lines
 
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from atr.evaluation.encode import encode_batch
+from atr.evaluation.encode import Part, encode_clips, join_set
 from atr.evaluation.scores import gather_ranks, score
 from atr.losses import InfoNCE, SigmoidLoss
 from atr.models.clap import Clap
 from atr.optim import WarmupCosine, parameter_groups
-from atr.types import Batch, Embeddings
+from atr.types import Batch
 
 
 class ContrastiveTask(pl.LightningModule):
@@ -44,7 +44,7 @@ class ContrastiveTask(pl.LightningModule):
         self.model, self.loss = model, loss
         self.optimizer, self.schedule = optimizer, schedule
         self.seed, self.templates, self.provenance = seed, list(templates), provenance
-        self._encoded: list[tuple[Embeddings, Batch]] = []
+        self._parts: list[Part] = []
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Dropout, DropPath and SpecAugment of a step depend on (seed, step, rank) only."""
@@ -64,14 +64,16 @@ class ContrastiveTask(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Encodes a batch; the numbers need the whole set."""
-        self._encoded.append((encode_batch(self.model, batch), batch))
+        self._parts.append(encode_clips(self.model, batch))
 
     def on_validation_epoch_end(self) -> None:
         """Retrieval and zero-shot numbers of the validation set, as `validation/retrieval/t2a/R@1`, …."""
-        encoded = gather_ranks(self._encoded)
-        self._encoded = []
+        encoded = join_set(self.model, gather_ranks(self._parts), self.device)
+        self._parts = []
         scores = score(self.model, encoded, self.templates, self.device)
-        self.log_dict({f"validation/{name}": float(value) for name, value in scores.flat().items()}, rank_zero_only=True)
+        self.log_dict(
+            {f"validation/{name}": float(value) for name, value in scores.flat().items()}, rank_zero_only=True
+        )
 
     def configure_optimizers(self) -> Any:
         """The optimizer over two weight-decay groups, its schedule stepping with it."""

@@ -1,0 +1,109 @@
+"""`atr …`: argument parsing only; each verb calls one public function."""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from atr.errors import AtrError, UsageError
+
+app = typer.Typer(
+    help="Train, evaluate and use contrastive audio-text models.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+)
+Json = Annotated[bool, typer.Option("--json", help="Print machine-readable numbers instead of a table.")]
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["--help"]}
+
+
+@app.command(context_settings=PASSED_ON)
+def train(context: typer.Context) -> None:
+    """Train, evaluate and report, from configuration.
+
+    Arguments are Hydra overrides; `--cfg job` prints the whole configuration, `-m` runs several.
+
+        atr train                                    # the demo: 2 CPU cores, minutes
+
+        atr train experiment=demo seed=1 trainer.max_epochs=10
+
+        atr train experiment=finetune_clotho init=runs/atr_pretrain/…/last.ckpt
+    """
+    from atr.launch import launch
+
+    launch(context.args)
+
+
+@app.command("eval")
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A .ckpt that training wrote.")],
+    data: Annotated[
+        list[str] | None, typer.Option(help="Shard folder; may be repeated. Default: the run's test set.")
+    ] = None,
+    template: Annotated[list[str] | None, typer.Option(help="Prompt with {label}; may be repeated.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder to write report/index.html into.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Retrieval and zero-shot numbers of a checkpoint.
+
+    atr eval runs/demo/…/checkpoints/last.ckpt
+
+    atr eval last.ckpt --data data/clotho/test --template "This is a sound of {label}."
+    """
+    from atr.evaluation.run import evaluate_checkpoint, print_scores
+
+    evaluation = evaluate_checkpoint(checkpoint, data or [], template or [])
+    if report is not None:
+        from atr.evaluation.report import write_report
+
+        page = write_report(report, evaluation, f"checkpoint: {checkpoint}\n", [])
+        print(f"report {page}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(evaluation.scores.flat(), indent=2))
+    else:
+        print_scores(evaluation)
+
+
+@app.command()
+def classify(
+    checkpoint: Annotated[Path, typer.Argument(help="A .ckpt that training wrote.")],
+    files: Annotated[list[Path], typer.Argument(help="Sound files.")],
+    labels: Annotated[str, typer.Option(help="Candidates, separated by commas. Default: the training data's.")] = "",
+    template: Annotated[str, typer.Option(help="Prompt with {label}.")] = "The sound of {label}",
+    top: Annotated[int, typer.Option(min=1, help="Labels printed per file.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Choose the label whose text is nearest to a sound.
+
+    atr classify last.ckpt street.wav dog.ogg --labels "dog bark,rain,engine"
+    """
+    import atr
+
+    names = [name.strip() for name in labels.split(",") if name.strip()]
+    answers = atr.load(checkpoint).classify_all([str(file) for file in files], names, template)
+    if as_json:
+        rows = {
+            str(file): [{"label": n, "cosine": c} for n, c in a[:top]] for file, a in zip(files, answers, strict=True)
+        }
+        print(json.dumps(rows, indent=2))
+        return
+    for file, answer in zip(files, answers, strict=True):
+        print(f"{file}  " + "  ".join(f"{label} {cosine:.3f}" for label, cosine in answer[:top]))
+
+
+def main() -> None:
+    """Runs a verb; exits with 0, 1 (the data or the model is at fault) or 2 (wrong usage)."""
+    warnings.showwarning = _print_warning
+    try:
+        app()
+    except AtrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+
+
+def _print_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
+    if issubclass(category, UserWarning):
+        print(f"warning: {message}", file=sys.stderr)

@@ -1,0 +1,65 @@
+"""From the command line to `train`: Hydra's part of `python train.py` and `atr train`."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from atr.config import compose_config, conf_dir
+from atr.errors import AtrError, UsageError
+
+
+def launch(arguments: Sequence[str] | None = None) -> None:
+    """Runs `train` with Hydra's command line; exits with 0, 1 (data or model) or 2 (usage).
+
+    Args:
+        arguments: overrides and Hydra's own flags; those of the process when None.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    sys.argv = [sys.argv[0], *arguments]
+    try:
+        if not any(argument.startswith("-") for argument in arguments):
+            compose_config(arguments)  # Hydra's own message about a mistyped key does not name the valid ones
+        quiet()
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_run)()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; what was finished is in the run folder")
+
+
+def _run(cfg: DictConfig) -> None:
+    from atr.experiment import Interrupted, train
+
+    if cfg.run_dir is None:
+        cfg.run_dir = HydraConfig.get().runtime.output_dir
+    try:
+        train(cfg)
+    except Interrupted as stop:
+        print(stop, flush=True)
+    except AtrError as error:
+        fail(error)
+
+
+def fail(error: AtrError) -> None:
+    """Prints an error that a user can mend and exits: 2 for wrong usage, 1 for data or model."""
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    sys.exit(2 if isinstance(error, UsageError) else 1)
+
+
+def quiet() -> None:
+    """Leaves out what libraries say to their own developers."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    patterns: list[tuple[str, Any]] = [
+        (".*does not have many workers.*", Warning),
+        (".*LeafSpec.*", Warning),
+        (".*smaller than the logging interval.*", Warning),
+        (".*Total length of `list`.*", Warning),
+        (".*Experiment logs directory.*", Warning),
+    ]
+    for pattern, category in patterns:
+        warnings.filterwarnings("ignore", message=pattern, category=category)
