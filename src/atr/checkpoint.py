@@ -72,7 +72,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         )
     prefix = "model."
     weights = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
-    return Checkpoint(path, weights, OmegaConf.create(about["config"]), about)
+    return Checkpoint(path, weights, DictConfig(OmegaConf.create(about["config"])), about)
 
 
 def build_model(checkpoint: Checkpoint, config: DictConfig | None = None) -> Clap:

@@ -96,7 +96,7 @@ def classify(
 
 def main() -> None:
     """Runs a verb; exits with 0, 1 (the data or the model is at fault) or 2 (wrong usage)."""
-    warnings.showwarning = _print_warning
+    warnings.showwarning = _print_warning  # type: ignore[assignment]
     try:
         app()
     except AtrError as error:

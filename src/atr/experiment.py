@@ -58,10 +58,10 @@ def train(cfg: DictConfig) -> dict[str, float]:
     ledger = Ledger(len(data.sets["train"]), cfg.bad_samples)
     trainer = build_trainer(cfg, run_dir, ledger)
     say(trainer, opening(cfg, model, data, trainer))
-    fit(trainer, task, data, resume)
+    fit(trainer, task, data, run_dir / "checkpoints", resume)
     for line in ledger.lines():
         say(trainer, line)
-    if "test" not in data.sets or not trainer.is_global_zero or trainer.fast_dev_run:
+    if "test" not in data.sets or not trainer.is_global_zero or cfg.trainer.fast_dev_run:
         return {}
     return finish(cfg, trained_model(trainer, model), data, run_dir, ledger)
 
@@ -79,16 +79,15 @@ def finish(cfg: DictConfig, model: Clap, data: AudioTextData, run_dir: Path, led
     (run_dir / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
     page = write_report(run_dir, evaluation, OmegaConf.to_yaml(cfg), ledger.lines())
     print_scores(evaluation)
-    print(
-        f"numbers     {run_dir / 'metrics.json'}\nreport      {page}\nuse it      atr classify {checkpoint_of(run_dir)} FILE…"
-    )
+    print(f"numbers     {run_dir / 'metrics.json'}\nreport      {page}")
+    print(f"use it      atr classify {checkpoint_of(run_dir)} FILE…")
     return numbers
 
 
 def build_data(cfg: DictConfig, model: Clap) -> AudioTextData:
     """The data module of a configuration, tokenising for `model`."""
     return instantiate(
-        cfg.data, tokenizer=model.text.tokenizer, transform=instantiate(cfg.augment.transform),
+        cfg.data, tokenizer=model.text.tokenizer, transform=instantiate(cfg.augment.transform, _convert_="all"),
         word_mask=instantiate(cfg.masking.word_mask),
     )  # fmt: skip
 
@@ -114,17 +113,15 @@ def build_trainer(cfg: DictConfig, run_dir: Path, ledger: Ledger) -> pl.Trainer:
     )  # fmt: skip
 
 
-def fit(trainer: pl.Trainer, task: ContrastiveTask, data: AudioTextData, resume: Path | None) -> None:
-    """`trainer.fit`, with Ctrl-C made into `Interrupted`."""
+def fit(trainer: pl.Trainer, task: ContrastiveTask, data: AudioTextData, folder: Path, resume: Path | None) -> None:
+    """`trainer.fit`, then `last.ckpt` in `folder`; Ctrl-C becomes `Interrupted`."""
     try:
         trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
-        if not trainer.fast_dev_run:
-            trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
     except SystemExit as stop:  # Lightning's answer to Ctrl-C
-        saved = [c.path for c in trainer.callbacks if isinstance(c, SaveWhenStopped) and c.path.exists()]
-        if saved:
-            raise Interrupted(saved[0]) from stop
+        if (path := folder / SaveWhenStopped.NAME).exists():
+            raise Interrupted(path) from stop
         raise AtrError("interrupted before the first step; nothing was trained") from stop
+    trainer.save_checkpoint(folder / "last.ckpt")
 
 
 def best_precision(accelerator: str) -> str:
@@ -163,8 +160,8 @@ def start_from(cfg: DictConfig) -> Clap:
 
 def trained_model(trainer: pl.Trainer, model: Clap) -> Clap:
     """The best checkpoint's model by the monitored number, or the model as training left it."""
-    best = [c.best_model_path for c in trainer.checkpoint_callbacks if getattr(c, "monitor", None)]
-    return build_model(read_checkpoint(best[0])) if best and best[0] else model
+    paths = [c.best_model_path for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
+    return build_model(read_checkpoint(paths[0])) if paths and paths[0] else model
 
 
 def checkpoint_of(run_dir: Path) -> Path:

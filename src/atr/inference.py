@@ -49,7 +49,7 @@ class AudioTextModel:
             sounds = [sounds]  # type: ignore[list-item]
         waveforms = [self._waveform(sound, number) for number, sound in enumerate(sounds)]  # type: ignore[arg-type]
         if not waveforms:
-            return torch.zeros(0, self.clap.audio_projection[-1].out_features)
+            return torch.zeros(0, self.clap.dim)
         parts = [torch.from_numpy(np.stack(waveforms[i : i + BATCH])) for i in range(0, len(waveforms), BATCH)]
         return torch.cat([self.clap.encode_audio(part.to(self.device)).cpu() for part in parts])
 
@@ -58,7 +58,7 @@ class AudioTextModel:
         """Embeds captions: `(M, D)`, unit norm, float32, on the CPU."""
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
-            return torch.zeros(0, self.clap.text_projection[-1].out_features)
+            return torch.zeros(0, self.clap.dim)
         parts = []
         for first in range(0, len(texts), BATCH):
             tokens = {k: v.to(self.device) for k, v in self.clap.text.tokenizer(texts[first : first + BATCH]).items()}

@@ -18,7 +18,8 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     is what LAION-CLAP does, by shape instead of by name (`training/main.py`: ndim < 2, "bn", "ln", "bias",
     "logit_scale"; the tables fall under "bias" there).
     """
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             plain = parameter.ndim < 2 or name.endswith(NO_DECAY)

@@ -36,9 +36,9 @@ class Clip:
 
 
 class Draw(NamedTuple):
-    """One place in an epoch's global order: which clip stands there, and what its chance is seeded with."""
+    """One place in an epoch's global order: the clip that stands there, and what its chance is seeded with."""
 
-    index: int
+    number: int
     epoch: int
     position: int
 
@@ -94,8 +94,11 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> "Batch":
         """Returns the batch with its tensors on `device`; Lightning calls it."""
-        moved = {n: v.to(device, non_blocking=non_blocking) for n, v in vars(self).items() if isinstance(v, Tensor)}
-        return replace(self, **moved)
+        moved = replace(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(moved, name, value.to(device, non_blocking=non_blocking))
+        return moved
 
 
 @dataclass

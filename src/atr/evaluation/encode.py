@@ -17,14 +17,15 @@ TEXTS_AT_ONCE = 256
 def encode_clips(model: Clap, batch: Batch) -> Part:
     """Encodes the clips of a batch in float32."""
     with torch.autocast(batch.waveform.device.type, enabled=False):
-        return model.encode_audio(batch.waveform).cpu(), replace(batch.to("cpu"), waveform=batch.waveform[:0].cpu())
+        audio = model.encode_audio(batch.waveform) if batch.samples else torch.zeros(0, model.dim)
+    return audio.cpu(), replace(batch.to("cpu"), waveform=batch.waveform[:0].cpu())
 
 
 @torch.inference_mode()
 def encode_texts(model: Clap, texts: Sequence[str], device: torch.device) -> Tensor:
     """Embeds captions in float32, each distinct one once: `(M, D)` on the CPU."""
     distinct = list(dict.fromkeys(texts))
-    parts = [torch.zeros(0, model.text_projection[-1].out_features)]
+    parts = [torch.zeros(0, model.dim)]
     for first in range(0, len(distinct), TEXTS_AT_ONCE):
         tokens = model.text.tokenizer(distinct[first : first + TEXTS_AT_ONCE])
         with torch.autocast(device.type, enabled=False):

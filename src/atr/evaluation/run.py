@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from atr.checkpoint import build_model, read_checkpoint
 from atr.errors import UsageError
-from atr.evaluation.encode import encode_clips, join_set
+from atr.evaluation.encode import Part, encode_clips, join_set
 from atr.evaluation.scores import Scores, score
 from atr.models.clap import Clap
 from atr.pipeline.datamodule import AudioTextData
@@ -55,7 +55,9 @@ def evaluate(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = model.to(device).eval()
-    ledger, parts, waveforms, first = Ledger(clips, bad_samples), [], {}, 0
+    ledger, first = Ledger(clips, bad_samples), 0
+    parts: list[Part] = []
+    waveforms: dict[int, np.ndarray] = {}
     every = max(1, clips // KEPT_WAVEFORMS)
     for batch in track(loader, "evaluating", transient=True, disable=not Console().is_terminal):
         ledger.add(batch)
@@ -110,8 +112,8 @@ def evaluate_checkpoint(path: str | Path, folders: Sequence[str] = (), templates
     if wrong := [template for template in templates if "{label}" not in template]:
         raise UsageError(f"template {wrong[0]!r} has no {{label}} in it")
     data = AudioTextData(
-        [], [], folders, model.text.tokenizer, cfg.data.seconds, cfg.data.sample_rate, cfg.data.batch_size, cfg.data.seed,
-        only_labels=cfg.data.only_labels,
+        [], [], folders, model.text.tokenizer, cfg.data.seconds, cfg.data.sample_rate, cfg.data.batch_size,
+        cfg.data.seed, only_labels=cfg.data.only_labels,
     )  # fmt: skip
     return evaluate(
         model, data.evaluation_loader("test"), len(data.sets["test"]), list(templates) or cfg.evaluation.templates,

@@ -54,8 +54,10 @@ def score(
             carry exactly one label are left out of the classification.
 
     Raises:
-        DataError: an embedding is not finite.
+        DataError: there is no clip, or an embedding is not finite.
     """
+    if not encoded.samples:
+        raise DataError("no clip of the evaluation set can be used: no numbers are given")
     if not (encoded.audio.isfinite().all() and encoded.text.isfinite().all()):
         raise DataError(
             "an embedding is NaN or infinite; the model is broken (training diverged?): no numbers are given"

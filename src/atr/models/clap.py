@@ -21,7 +21,7 @@ class Clap(nn.Module):
 
     def __init__(self, mel: LogMel, audio: HTSAT, text: TextEncoder, dim: int = 512) -> None:
         super().__init__()
-        self.mel, self.audio, self.text = mel, audio, text
+        self.mel, self.audio, self.text, self.dim = mel, audio, text, dim
         self.audio_projection = projection(audio.dim, dim)
         self.text_projection = projection(text.dim, dim)
 

@@ -6,6 +6,7 @@ loss gives them no gradient.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -27,6 +28,7 @@ class HTSAT(nn.Module):
         depths: blocks of each stage.
         heads: attention heads of each stage.
         window: side of an attention window, in patches.
+        init_std: standard deviation of the linear layers' initial weights; CLAP's 0.02 is small for narrow models.
         drop_path: largest share of DropPath; it grows linearly from 0 over the blocks.
         spec_augment: stripes set to 0 in training.
         attention: `plain`, `sdpa`, or `auto`: sdpa on a GPU, plain on a CPU (there, sdpa with the window mask
@@ -44,6 +46,7 @@ class HTSAT(nn.Module):
         depths: Sequence[int] = (2, 2, 6, 2),
         heads: Sequence[int] = (4, 8, 16, 32),
         window: int = 8,
+        init_std: float = 0.02,
         drop_path: float = 0.1,
         spec_augment: "SpecAugment | None" = None,
         attention: Literal["auto", "plain", "sdpa"] = "auto",
@@ -72,7 +75,7 @@ class HTSAT(nn.Module):
                 )
             )  # fmt: skip
         self.norm = nn.LayerNorm(self.dim)
-        self.apply(_initialise)
+        self.apply(partial(_initialise, std=init_std))
         self._attends_fused: bool | None = None
 
     def forward(self, log_mel: Tensor) -> Tensor:
@@ -122,7 +125,7 @@ class HTSAT(nn.Module):
         if fused is not self._attends_fused:
             for module in self.modules():
                 if isinstance(module, WindowAttention):
-                    module.fused_attn = fused
+                    module.__dict__["fused_attn"] = fused  # timm declares it final for TorchScript
             self._attends_fused = fused
 
 
@@ -157,9 +160,9 @@ class SpecAugment(nn.Module):
         return (~inside.any(dim=1)).to(x.dtype)
 
 
-def _initialise(module: nn.Module) -> None:
-    """Linear layers: truncated normal of 0.02 and bias 0 (a timm stage on its own does not do this)."""
+def _initialise(module: nn.Module, std: float) -> None:
+    """Linear layers: truncated normal and bias 0 (a timm stage on its own does not do this)."""
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.trunc_normal_(module.weight, std=std)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -72,13 +72,13 @@ class Delay(BaseWaveformTransform):
 
     def __init__(self, min_ms: int, max_ms: int, step_ms: int, factor: float, p: float = 0.5) -> None:
         super().__init__(p)
-        self.delays = list(range(min_ms, max_ms + 1, step_ms))  # ms
+        self.min_ms, self.max_ms, self.step_ms = min_ms, max_ms, step_ms
         self.factor = factor
 
     def randomize_parameters(self, samples: np.ndarray, sample_rate: int) -> None:
         """Draws the delay."""
         super().randomize_parameters(samples, sample_rate)
-        self.parameters["delay_ms"] = random.choice(self.delays)
+        self.parameters["delay_ms"] = random.choice(range(self.min_ms, self.max_ms + 1, self.step_ms))
 
     def apply(self, samples: np.ndarray, sample_rate: int) -> np.ndarray:
         """Adds the echo; the length stays."""

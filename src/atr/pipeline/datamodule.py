@@ -94,8 +94,8 @@ class AudioTextData(pl.LightningDataModule):
 
     def labels(self) -> list[str]:
         """The labels of the training clips of a small set (up to 10 000 clips); empty for a larger one."""
-        shards = self.sets.get("train", [])
-        if len(shards) > 10_000:
+        shards = self.sets.get("train")
+        if shards is None or len(shards) > 10_000:
             return []
         return sorted({str(tag) for n in range(len(shards)) for tag in shards.metadata(n).get("tag") or []})
 
@@ -124,23 +124,17 @@ class Collate:
         self.tokenizer = tokenizer
 
     def __call__(self, loaded: Sequence[Loaded]) -> Batch:
-        """Quantises, tokenises and numbers the good samples; carries the bad ones along.
-
-        Raises:
-            DataError: none of the samples can be used.
-        """
+        """Quantises, tokenises and numbers the good samples, maybe none; carries the bad ones along."""
         samples = [sample for sample, _ in loaded if sample is not None]
         bad = [one for _, skipped in loaded for one in skipped]
-        if not samples:
-            raise DataError(f"no usable sample in a batch of {len(loaded)}:\n{list_bad(bad)}")
-        waveforms = np.stack([to_int16(sample.waveform)[0] for sample in samples])
+        waveforms = [torch.from_numpy(to_int16(sample.waveform)[0]) for sample in samples]
         clipped = sum(sample.clipped for sample in samples)
         for sample in samples:
             sample.waveform = np.empty(0, np.float32)  # travels in the batch
         tokens = self.tokenizer([text for sample in samples for text in sample.spoken])
         rows = [row for row, sample in enumerate(samples) for _ in sample.captions]
         return Batch(
-            waveform=torch.from_numpy(waveforms),
+            waveform=torch.stack(waveforms) if waveforms else torch.zeros(0, 1, dtype=torch.int16),
             input_ids=tokens["input_ids"],
             attention_mask=tokens["attention_mask"],
             row_of_caption=torch.tensor(rows, dtype=torch.int64),

@@ -16,7 +16,7 @@ Loaded = tuple[Sample | None, list[BadSample]]
 
 
 class ClipDataset(Dataset[Loaded]):
-    """Samples of a `ShardSet` by `Draw`. What cannot be used is returned with its reason, never raised."""
+    """Samples of a `ShardSet` by `Draw`. What cannot be used comes back with its reason."""
 
     def __init__(self, shards: ShardSet, seconds: float, sample_rate: int, mask_token: str) -> None:
         self.shards = shards
@@ -57,11 +57,11 @@ class EvaluationDataset(ClipDataset):
 
     def __getitem__(self, draw: Draw) -> Loaded:
         try:
-            sample = self._sample(draw.index, rng=None)
+            sample = self._sample(draw.number, rng=None)
             if not sample.captions and not sample.labels:
                 raise DataError("has neither a caption (`text`) nor a label (`tag`) in its json")
         except DataError as error:
-            return None, [self._bad(draw.index, error)]
+            return None, [self._bad(draw.number, error)]
         sample.clipped = to_int16(sample.waveform)[1]
         return sample, []
 
@@ -70,6 +70,9 @@ class TrainingDataset(ClipDataset):
     """A random crop, augmented, with one random caption whose words may be hidden.
 
     A bad sample is replaced by another one, drawn from the same seed, so that batches keep their size.
+
+    Raises:
+        DataError: ten replacements in a row are bad, too.
     """
 
     def __init__(
@@ -89,14 +92,15 @@ class TrainingDataset(ClipDataset):
 
     def __getitem__(self, draw: Draw) -> Loaded:
         rng = np.random.default_rng([self.seed, draw.epoch, draw.position])
-        number, bad = draw.index, []
+        number = draw.number
+        bad: list[BadSample] = []
         for _ in range(REPLACEMENTS):
             try:
                 return self._chosen(number, rng), bad
             except DataError as error:
                 bad.append(self._bad(number, error))
                 number = int(rng.integers(len(self)))
-        return None, bad
+        raise DataError(f"{REPLACEMENTS} clips in a row cannot be used; the first is {bad[0].key}: {bad[0].reason}")
 
     def _chosen(self, number: int, rng: np.random.Generator) -> Sample:
         sample = self._sample(number, rng)

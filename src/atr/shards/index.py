@@ -17,6 +17,7 @@ import soundfile
 from atr.errors import DataError
 
 FORMAT = 1
+BLOCK = 512  # bytes; a tar ends with blocks of zeros
 AUDIO_SUFFIXES = ("flac", "wav", "ogg", "opus", "mp3")
 
 
@@ -87,11 +88,15 @@ def build_index(tar: Path) -> ShardIndex:
         raise DataError(f"{tar}: not a readable tar ({error}); write or copy this shard again") from error
     entries = []
     with tar.open("rb") as file:
+        end = max((offset + length for parts in members.values() for offset, length in parts.values()), default=0)
+        file.seek(-(-end // BLOCK) * BLOCK)
+        if members and file.read(BLOCK) != bytes(BLOCK):
+            raise DataError(f"{tar}: not a readable tar (cut off, its end is missing); write or copy this shard again")
         for key, parts in members.items():
-            suffix = next((s for s in AUDIO_SUFFIXES if s in parts), None)
-            if suffix is None and "json" not in parts:
+            sound = next((s for s in AUDIO_SUFFIXES if s in parts), "")
+            if not sound and "json" not in parts:
                 continue
-            entries.append(_entry(file, key, suffix or "", parts))
+            entries.append(_entry(file, key, sound, parts))
         if not entries:
             raise DataError(f"{tar}: no sample in it; expected KEY.json beside KEY.{'|'.join(AUDIO_SUFFIXES)}")
         file.seek(0)

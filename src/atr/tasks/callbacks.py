@@ -131,8 +131,10 @@ class Ledger(Callback):
 class SaveWhenStopped(Callback):
     """Writes `interrupted.ckpt` when training ends by Ctrl-C or an error after its first step."""
 
+    NAME = "interrupted.ckpt"
+
     def __init__(self, folder: Path) -> None:
-        self.path = folder / "interrupted.ckpt"
+        self.path = folder / self.NAME
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Saves all that resuming needs."""

@@ -1,0 +1,158 @@
+"""From shards to batches: chance from the seed only, captions, labels, and bad samples that are never lost."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from atr.errors import DataError
+from atr.pipeline.datamodule import AudioTextData
+from atr.pipeline.text import WordMask
+from atr.types import Batch
+from tests.conftest import tone
+
+
+def module(shards, tokenizer, **changes):
+    settings = {"train": [shards], "validation": [], "test": [shards], "seconds": 1.0, "sample_rate": 16_000,
+                "batch_size": 4, "seed": 0, "num_workers": 0, "tokenizer": tokenizer}  # fmt: skip
+    return AudioTextData(**settings | changes)
+
+
+def epoch(data, number=0) -> list[Batch]:
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(number)
+    return list(loader)
+
+
+def equal(one: Batch, other: Batch) -> bool:
+    return all(
+        torch.equal(a, b)
+        for a, b in zip(vars(one).values(), vars(other).values(), strict=True)
+        if isinstance(a, torch.Tensor)
+    )
+
+
+def add_to_tar(tar_path, members):
+    (tar_path.with_suffix(".index.json")).unlink(missing_ok=True)
+    with tarfile.open(tar_path, "a") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def wav(samples, rate=16_000, subtype="FLOAT"):
+    stream = io.BytesIO()
+    soundfile.write(stream, samples, rate, format="WAV", subtype=subtype)
+    return stream.getvalue()
+
+
+def test_a_training_batch_has_one_caption_per_clip(shards, tokenizer):
+    batch = epoch(module(shards, tokenizer))[0]
+    assert batch.waveform.shape == (4, 16_000) and batch.waveform.dtype == torch.int16
+    assert batch.input_ids.shape == batch.attention_mask.shape and len(batch.input_ids) == 4
+    assert batch.attention_mask.sum(dim=1).max() == batch.input_ids.shape[1]  # padded to the longest
+    assert batch.row_of_caption.tolist() == [0, 1, 2, 3]
+    assert len(set(batch.clip_id.tolist())) == 4 and len(set(batch.label_id.tolist())) <= 2
+    assert all(len(sample.captions) == 1 for sample in batch.samples)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(shards, tokenizer, workers):
+    settings = {"word_mask": WordMask(0.5)}
+    alone, many = (
+        epoch(module(shards, tokenizer, **settings)),
+        epoch(module(shards, tokenizer, num_workers=workers, **settings)),
+    )
+    assert len(alone) == len(many) == 4
+    assert all(equal(a, b) for a, b in zip(alone, many, strict=True))
+
+
+def test_seed_and_epoch_decide_everything(shards, tokenizer):
+    settings = {"word_mask": WordMask(0.5)}
+    first = epoch(module(shards, tokenizer, **settings))
+    assert all(equal(a, b) for a, b in zip(first, epoch(module(shards, tokenizer, **settings)), strict=True))
+    assert not equal(first[0], epoch(module(shards, tokenizer, **settings), number=1)[0])
+    assert not equal(first[0], epoch(module(shards, tokenizer, seed=1, **settings))[0])
+
+
+def test_captions_are_drawn_at_random_over_the_epochs(shards, tokenizer):
+    data = module(shards, tokenizer, batch_size=16)
+    drawn = [s.captions[0] for number in range(20) for s in epoch(data, number)[0].samples if s.key.endswith("note00")]
+    assert set(drawn) == {"a do note", "the do tone rings"}
+    assert 4 <= drawn.count("a do note") <= 16
+
+
+def test_an_evaluation_batch_has_all_captions_unmasked(shards, tokenizer):
+    data = module(shards, tokenizer, word_mask=WordMask(1.0))
+    batches = list(data.evaluation_loader("test"))
+    assert [len(batch.samples) for batch in batches] == [4, 4, 4, 4]
+    assert batches[0].row_of_caption.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert batches[0].samples[0].spoken == ["a do note", "the do tone rings"]
+
+
+def test_masked_words_reach_the_tokens_but_not_the_caption_id(shards, tokenizer):
+    plain, masked = epoch(module(shards, tokenizer))[0], epoch(module(shards, tokenizer, word_mask=WordMask(0.9)))[0]
+    mask = tokenizer.inner.mask_token_id
+    assert (masked.input_ids == mask).sum() > 4 and (plain.input_ids == mask).sum() == 0
+    assert torch.equal(masked.caption_id, plain.caption_id)
+
+
+def test_labels_can_be_left_out_of_training_and_the_test_cut_down(shards, tokenizer):
+    data = module(shards, tokenizer, exclude_labels=["low_note"], only_labels=["low_note"])
+    assert {label for batch in epoch(data) for sample in batch.samples for label in sample.labels} == {"high_note"}
+    assert {s.labels[0] for batch in data.evaluation_loader("test") for s in batch.samples} == {"low_note"}
+    with pytest.raises(DataError, match="no clip has the label 'rain'; labels in the data: high_note, low_note"):
+        module(shards, tokenizer, exclude_labels=["rain"])
+
+
+BAD = {
+    "empty": (wav(np.zeros(0)), {"text": ["x"]}, "holds no samples"),
+    "nan": (wav(np.full(9, np.nan, np.float32)), {"text": ["x"]}, "NaN"),
+    "noise": (b"no sound at all", {"text": ["x"]}, "cannot be decoded"),
+    "mute": (wav(tone(300)), {"text": [], "tag": []}, "caption"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_sample_is_replaced_in_training_skipped_in_evaluation_and_named(shards, tokenizer, kind):
+    sound, meta, reason = BAD[kind]
+    add_to_tar(shards / "00000.tar", [(f"{kind}.wav", sound), (f"{kind}.json", json.dumps(meta).encode())])
+    data = module(shards, tokenizer)
+    assert len(data.sets["train"]) == 17
+    bad = {}
+    for number in range(8):
+        for batch in epoch(data, number):
+            assert len(batch.samples) == 4
+            bad |= {one.key: one.reason for one in batch.bad}
+    assert list(bad) == [f"shards/{kind}"] and reason in bad[f"shards/{kind}"]
+    batches = list(data.evaluation_loader("test"))
+    assert sum(len(batch.samples) for batch in batches) == 16
+    assert [one.key for batch in batches for one in batch.bad] == [f"shards/{kind}"]
+
+
+def test_a_sample_without_sound_is_bad(shards, tokenizer):
+    add_to_tar(shards / "00000.tar", [("lonely.json", b'{"text": ["x"]}')])
+    bad = [one for batch in module(shards, tokenizer).evaluation_loader("test") for one in batch.bad]
+    assert bad[0].key == "shards/lonely" and "no sound file" in bad[0].reason
+
+
+def test_a_set_without_any_usable_sample_is_refused(tmp_path, tokenizer):
+    (tmp_path / "bad").mkdir()
+    with tarfile.open(tmp_path / "bad" / "0.tar", "w"):
+        pass
+    add_to_tar(tmp_path / "bad" / "0.tar", [(f"{i}.{s}", b"{}") for i in range(4) for s in ("json", "wav")])
+    with pytest.raises(DataError, match="10 clips in a row cannot be used; the first is bad/"):
+        epoch(module(tmp_path / "bad", tokenizer))
+
+
+def test_clipped_samples_are_counted(shards, tokenizer):
+    def loud(samples, sample_rate):
+        return samples * 10
+
+    assert epoch(module(shards, tokenizer, transform=loud))[0].clipped > 100
+    assert epoch(module(shards, tokenizer))[0].clipped == 0

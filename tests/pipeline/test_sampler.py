@@ -1,0 +1,51 @@
+"""The order: a pure function of (seed, epoch), cut among ranks without changing a global batch."""
+
+import pytest
+
+from atr.errors import UsageError
+from atr.pipeline.sampler import EvaluationOrder, TrainingOrder
+
+
+def epoch(number, clips=50, batch=8, seed=0, rank=0, world=1):
+    order = TrainingOrder(clips, batch, seed, rank, world)
+    order.set_epoch(number)
+    return list(order)
+
+
+def test_an_epoch_holds_each_clip_at_most_once_in_whole_batches():
+    draws = epoch(0)
+    assert len(draws) == 48 == len(TrainingOrder(50, 8, 0))
+    assert len({draw.number for draw in draws}) == 48
+    assert [draw.position for draw in draws] == list(range(48))
+
+
+def test_seed_and_epoch_make_the_order():
+    assert epoch(0) == epoch(0)
+    assert [d.number for d in epoch(0)] != [d.number for d in epoch(1)]
+    assert [d.number for d in epoch(0)] != [d.number for d in epoch(0, seed=1)]
+
+
+@pytest.mark.parametrize("world", [2, 4, 8])
+def test_ranks_share_the_same_global_batches(world):
+    alone = epoch(3)
+    ranks = [epoch(3, rank=rank, world=world) for rank in range(world)]
+    local = 8 // world
+    for batch in range(6):
+        together = [draw for rank in ranks for draw in rank[batch * local : (batch + 1) * local]]
+        assert together == alone[batch * 8 : (batch + 1) * 8]
+
+
+def test_a_world_size_that_does_not_divide_the_batch_is_refused():
+    with pytest.raises(UsageError, match=r"batch_size=8 .* 3 devices; numbers of devices that divide it: 1, 2, 4"):
+        TrainingOrder(50, 8, 0, rank=0, world=3)
+
+
+def test_too_few_clips_are_refused():
+    with pytest.raises(UsageError, match=r"batch_size=8 but there are 5 training clips; make it 5 or less"):
+        TrainingOrder(5, 8, 0)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_evaluation_meets_each_clip_once(world):
+    drawn = [draw.number for rank in range(world) for draw in EvaluationOrder(10, rank, world)]
+    assert sorted(drawn) == list(range(10))

@@ -1,0 +1,72 @@
+"""The LightningModule: chance per step, the clamp, and two processes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hydra.utils import instantiate
+
+from atr.experiment import build_data
+from atr.tasks.contrastive import ContrastiveTask
+from tests.conftest import ROOT
+
+
+def make_task(cfg):
+    torch.manual_seed(0)
+    model = instantiate(cfg.model)
+    task = ContrastiveTask(
+        model, instantiate(cfg.loss), instantiate(cfg.optimizer), instantiate(cfg.schedule), cfg.seed, ["{label}"], {}
+    )
+    return task, build_data(cfg, model)
+
+
+def test_the_chance_of_a_step_depends_on_seed_and_step_only(tiny):
+    task, data = make_task(tiny())
+    task.train()
+    batch = next(iter(data.train_dataloader()))
+
+    def loss_after(burnt):
+        torch.rand(burnt)
+        task.on_train_batch_start(batch, 0)
+        task.model.audio.mel_norm.reset_running_stats()
+        return task.loss(task.model(batch), batch).item()
+
+    assert loss_after(0) == loss_after(17)
+    first = loss_after(0)
+    task.seed = 1
+    assert loss_after(0) != first
+
+
+def test_the_logit_scale_is_clamped_after_each_step(tiny):
+    task, _ = make_task(tiny())
+    task.loss.logit_scale.data.fill_(10.0)
+    task.on_train_batch_end(None, None, 0)
+    assert task.loss.logit_scale.exp().item() == pytest.approx(100.0, rel=1e-4)
+
+
+DDP = """
+import sys
+from tests.conftest import TINY
+from atr.config import compose_config
+from atr.experiment import train
+shards, run_dir = sys.argv[1:3]
+train(compose_config([*TINY, f"run_dir={run_dir}", f"data.train=[{shards}]", f"data.test=[{shards}]",
+    f"data.validation=[{shards}]", "data.batch_size=8", "data.num_workers=0", "trainer.max_epochs=3",
+    "trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp_spawn", "trainer.sync_batchnorm=false",
+    "trainer.precision=32-true", "schedule.warmup_steps=2", "augment=none"]))
+"""
+
+
+def test_two_processes_train_with_no_unused_parameter(tiny, tmp_path):
+    """DDP stops at the second step when a parameter got no gradient in the first."""
+    script = tmp_path / "two.py"
+    script.write_text("if __name__ == '__main__':\n" + "\n".join("    " + line for line in DDP.strip().splitlines()))
+    result = subprocess.run(
+        [sys.executable, str(script), str(tiny.shards), str(tmp_path / "two")], capture_output=True, text=True,
+        timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert (tmp_path / "two" / "checkpoints" / "last.ckpt").is_file()
+    assert (tmp_path / "two" / "metrics.json").is_file()

@@ -1,0 +1,187 @@
+"""The real `train(cfg)`: it learns, repeats itself, resumes, stops, starts from weights, and says what is wrong."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+
+import atr
+from atr import experiment
+from atr.checkpoint import newest_checkpoint, read_checkpoint
+from atr.config import compose_config
+from atr.errors import CheckpointError, DataError, UsageError
+from atr.experiment import Interrupted, best_precision, build_trainer, train
+from tests.conftest import ROOT, TINY
+from tests.pipeline.test_datamodule import add_to_tar
+
+
+def losses(run_dir):
+    with (run_dir / "metrics.csv").open() as file:
+        return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+
+
+def test_overfits_sixteen_clips(tiny):
+    cfg = tiny(
+        "data.batch_size=16", "trainer.max_epochs=150", "masking=none", "optimizer=adamw", "optimizer.lr=3e-3",
+        "model.audio.drop_path=0", "model.audio.spec_augment=null", "schedule.warmup_steps=10",
+    )  # fmt: skip
+    numbers = train(cfg)
+    assert numbers["retrieval/t2a/R@1"] == 1.0 and numbers["retrieval/a2t/R@1"] == 1.0
+
+
+def test_the_same_seed_gives_the_same_curve_and_another_seed_another(tiny, tmp_path):
+    curves = []
+    for name, seed in [("a", 0), ("b", 0), ("c", 1)]:
+        train(tiny(f"run_dir={tmp_path / name}", f"seed={seed}", "trainer.log_every_n_steps=1", "trainer.max_epochs=3"))
+        curves.append(losses(tmp_path / name))
+    assert len(curves[0]) == 6
+    assert curves[0] == curves[1] != curves[2]
+
+
+def test_a_run_leaves_everything_that_is_needed(tiny):
+    numbers = train(tiny("trainer.log_every_n_steps=1", f"data.validation=[{tiny.shards}]"))
+    run = tiny.run_dir
+    assert json.loads((run / "metrics.json").read_text()) == numbers
+    assert {"zero_shot/accuracy", "retrieval/t2a/R@1", "retrieval/a2t/mAP@10", "zero_shot/chance"} <= set(numbers)
+    assert (run / "report" / "index.html").stat().st_size > 20_000
+    assert "validation/retrieval/t2a/R@1" in (run / "metrics.csv").read_text()
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["data"]["train"]["clips"] == 16 and environment["packages"]["torch"]
+    checkpoint = read_checkpoint(run / "checkpoints" / "last.ckpt")
+    assert checkpoint.about["labels"] == ["high_note", "low_note"] and checkpoint.config.seed == 0
+    assert "seed: 0" in (run / "config.yaml").read_text()
+
+
+def test_the_best_checkpoint_by_the_monitored_number_is_the_one_evaluated(tiny):
+    cfg = tiny(f"data.validation=[{tiny.shards}]", "evaluation.monitor=validation/retrieval/t2a/mAP@10")
+    numbers = train(cfg)
+    model = atr.load(tiny.run_dir / "checkpoints" / "best.ckpt")
+    assert model.labels and 0 <= numbers["retrieval/t2a/mAP@10"] <= 1
+
+
+@pytest.mark.parametrize("loss", ["info_nce", "sigmoid"])
+def test_every_parameter_moves(tiny, loss):
+    train(tiny(f"loss={loss}", "optimizer=adamw", "trainer.max_epochs=2"))
+    torch.manual_seed(0)
+    before = instantiate(tiny().model).state_dict()
+    after = read_checkpoint(tiny.run_dir / "checkpoints" / "last.ckpt").weights
+    still = [name for name in before if torch.equal(before[name], after[name])]
+    assert set(still) <= {"text.inner.embeddings.token_type_ids", "text.inner.embeddings.position_ids"}
+
+
+def test_resume_after_an_epoch_ends_with_the_weights_of_an_uninterrupted_run(tiny, tmp_path, monkeypatch):
+    class KeepSecondEpoch(pl.Callback):
+        """Copies what a run killed at the start of its third epoch would leave behind."""
+
+        def on_train_epoch_start(self, trainer, module):
+            if trainer.current_epoch == 2:
+                shutil.copy(tmp_path / "whole" / "checkpoints" / "last.ckpt", tmp_path / "early.ckpt")
+
+    def with_keeper(*arguments):
+        trainer = build_trainer(*arguments)
+        trainer.callbacks.append(KeepSecondEpoch())
+        return trainer
+
+    monkeypatch.setattr(experiment, "build_trainer", with_keeper)
+    train(tiny("trainer.max_epochs=4", f"run_dir={tmp_path / 'whole'}"))
+    monkeypatch.undo()
+    assert torch.load(tmp_path / "early.ckpt", weights_only=True)["global_step"] == 4
+    train(tiny("trainer.max_epochs=4", f"run_dir={tmp_path / 'rest'}", f"resume={tmp_path / 'early.ckpt'}"))
+    whole, rest = (read_checkpoint(tmp_path / n / "checkpoints" / "last.ckpt").weights for n in ("whole", "rest"))
+    early = read_checkpoint(tmp_path / "early.ckpt").weights
+    assert all(torch.equal(whole[name], rest[name]) for name in whole)
+    assert not torch.equal(early["audio.norm.weight"], rest["audio.norm.weight"])
+
+
+def test_init_loads_every_tensor_and_says_so(tiny, tmp_path, capsys):
+    train(tiny(f"run_dir={tmp_path / 'first'}"))
+    path = tmp_path / "first" / "checkpoints" / "last.ckpt"
+    capsys.readouterr()
+    train(tiny(f"run_dir={tmp_path / 'second'}", f"init={path}", "optimizer.lr=0", "trainer.max_epochs=1"))
+    assert "init" in (said := capsys.readouterr().out) and "all tensors of audio (" in said
+    first, second = (read_checkpoint(tmp_path / n / "checkpoints" / "last.ckpt").weights for n in ("first", "second"))
+    parameters = [name for name in first if "running" not in name and "num_batches" not in name]
+    assert all(torch.equal(first[name], second[name]) for name in parameters)
+    with pytest.raises(CheckpointError, match=r"another architecture: .* Choose the model it was trained with"):
+        train(tiny(f"run_dir={tmp_path / 'third'}", f"init={path}", "model.audio.embed_dim=32"))
+
+
+def test_ctrl_c_leaves_a_usable_checkpoint(tmp_path, shards):
+    overrides = [*TINY, f"data.train=[{shards}]", f"data.test=[{shards}]", "data.batch_size=8", "data.num_workers=1",
+                 "trainer.max_epochs=100000", "schedule.warmup_steps=2", f"run_dir={tmp_path / 'run'}",
+                 "checkpoint.every_n_epochs=100000", "augment=none", "name=demo"]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *overrides], cwd=tmp_path, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "metrics.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    path = tmp_path / "run" / "checkpoints" / "interrupted.ckpt"
+    assert process.returncode == 0, err
+    assert f"interrupted; the state is in {path}" in out and f"resume={path}" in out
+    assert "Traceback" not in err
+    assert atr.load(path).encode_text(["a note"]).shape == (1, 32)
+    assert newest_checkpoint(tmp_path) == path
+
+
+def test_resume_auto_takes_the_newest_whole_checkpoint(tiny, tmp_path):
+    runs = tmp_path / "runs"
+    train(tiny(f"run_dir={runs / 'one'}"))
+    broken = runs / "two" / "checkpoints" / "last.ckpt"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes((runs / "one" / "checkpoints" / "last.ckpt").read_bytes()[:5000])
+    assert newest_checkpoint(runs) == runs / "one" / "checkpoints" / "last.ckpt"
+    train(tiny(f"run_dir={runs / 'three'}", "resume=auto", "trainer.max_epochs=3"))
+    with pytest.raises(CheckpointError, match="resume=auto, but there is no whole checkpoint under"):
+        train(tiny(f"run_dir={tmp_path / 'elsewhere' / 'x'}", "resume=auto"))
+
+
+def test_wandb_logs_offline(tiny, tmp_path):
+    train(tiny("logger=wandb", "logger.offline=true", "trainer.log_every_n_steps=1", "trainer.max_epochs=1"))
+    assert list((tiny.run_dir / "wandb").glob("offline-run-*/run-*.wandb"))
+
+
+def test_a_bad_sample_is_listed_and_too_many_stop_the_run(tiny, capsys):
+    add_to_tar(tiny.shards / "00000.tar", [("broken.wav", b"no sound"), ("broken.json", b'{"text": ["x"]}')])
+    numbers = train(tiny("bad_samples=0.1", "trainer.max_epochs=4", "data.batch_size=17"))
+    said = capsys.readouterr().out
+    assert "1 of 17 clips were skipped:\n  shards/broken: cannot be decoded" in said
+    assert numbers["clips"] == 16
+    with pytest.raises(DataError, match=r"1 of 17 clips cannot be used, more than bad_samples=0\.01:\n  shards/broken"):
+        train(tiny("trainer.max_epochs=4", "data.batch_size=17"))
+
+
+def test_wrong_data_and_missing_values_are_refused_before_training(tiny, tmp_path):
+    with pytest.raises(DataError, match=r"fold9 does not exist; beside it there are: .*shards"):
+        train(tiny(f"data.train=[{tiny.shards.parent / 'fold9'}]"))
+    with pytest.raises(UsageError, match=r"experiment=finetune_clotho needs a value for: init"):
+        train(tiny("experiment=finetune_clotho"))
+    with pytest.raises(CheckpointError, match="is not there"):
+        train(tiny(f"resume={tmp_path / 'nothing.ckpt'}"))
+    assert not (tiny.run_dir / "checkpoints").exists()
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path):
+    assert str(tmp_path / "x.ckpt") in str(Interrupted(tmp_path / "x.ckpt"))
+
+
+def test_precision_fits_the_processor():
+    assert best_precision("cpu") in ("bf16-mixed", "32-true")
+
+
+@pytest.mark.slow
+def test_the_demo_learns(tmp_path):
+    numbers = train(compose_config([f"run_dir={tmp_path}", "trainer.max_epochs=15", "schedule.warmup_steps=10"]))
+    assert numbers["zero_shot/accuracy"] > 0.3
