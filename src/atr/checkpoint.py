@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 import atr
+from atr.config import build
 from atr.errors import CheckpointError
 from atr.models.clap import Clap
 from atr.models.text import TextEncoder, Tokenizer
@@ -93,7 +93,7 @@ def build_model(checkpoint: Checkpoint, config: DictConfig | None = None) -> Cla
     tokenizer = Tokenizer.from_files(checkpoint.about["tokenizer"], config.text.tokenizer.max_tokens)
     text = TextEncoder(tokenizer, config=checkpoint.about["text_config"], pooling=config.text.pooling)
     parts = OmegaConf.create({name: value for name, value in config.items() if name != "text"})
-    model: Clap = instantiate(parts, text=text)
+    model: Clap = build(parts, text=text)
     load_weights(model, checkpoint)
     return model.eval()
 

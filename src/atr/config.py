@@ -4,15 +4,17 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from atr.errors import UsageError
+from atr.errors import AtrError, UsageError
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -50,6 +52,21 @@ def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
             return compose("config", overrides=list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(_explain(str(error), overrides)) from error
+
+
+def build(config: DictConfig, **arguments: Any) -> Any:
+    """Hydra's `instantiate` to plain lists and dicts, with errors as they were raised instead of wrapped.
+
+    Raises:
+        AtrError: as the constructor raised it.
+        UsageError: the constructor refused a value in another way.
+    """
+    try:
+        return instantiate(config, _convert_="all", **arguments)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, AtrError):
+            raise error.__cause__ from None
+        raise UsageError(str(error)) from error
 
 
 def _explain(message: str, overrides: Sequence[str]) -> str:

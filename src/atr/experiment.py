@@ -1,20 +1,21 @@
 """A run from its configuration: compose, seed, build the leaves, fit, evaluate, report."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from atr.checkpoint import build_model, describe, newest_checkpoint, read_checkpoint
+from atr.config import build
 from atr.errors import AtrError, CheckpointError, UsageError
 from atr.evaluation.run import Evaluation, evaluate, print_scores
 from atr.models.clap import Clap
-from atr.pipeline.datamodule import AudioTextData
+from atr.pipeline.datamodule import AudioTextData, available_processors
 from atr.provenance import data_hashes, environment
 from atr.tasks.callbacks import Ledger, SaveWhenStopped, StepProgress
 from atr.tasks.contrastive import ContrastiveTask
@@ -45,18 +46,19 @@ def train(cfg: DictConfig) -> dict[str, float]:
     run_dir = Path(cfg.run_dir)
     resume = find_resume(cfg)
     torch.manual_seed(cfg.seed)  # initial weights
-    model = start_from(cfg) if cfg.init else instantiate(cfg.model)
+    model = start_from(cfg) if cfg.init else build(cfg.model)
     data = build_data(cfg, model)
     hashes = data_hashes(data)
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
     (run_dir / "environment.json").write_text(json.dumps(environment() | {"data": hashes}, indent=2))
     task = ContrastiveTask(
-        model, instantiate(cfg.loss), instantiate(cfg.optimizer), instantiate(cfg.schedule), cfg.seed,
+        model, build(cfg.loss), build(cfg.optimizer), build(cfg.schedule), cfg.seed,
         cfg.evaluation.templates, describe(cfg, model, data.labels(), hashes),
     )  # fmt: skip
     ledger = Ledger(len(data.sets["train"]), cfg.bad_samples)
     trainer = build_trainer(cfg, run_dir, ledger)
+    share_processors(trainer, data.num_workers)
     say(trainer, opening(cfg, model, data, trainer))
     fit(trainer, task, data, run_dir / "checkpoints", resume)
     for line in ledger.lines():
@@ -86,9 +88,9 @@ def finish(cfg: DictConfig, model: Clap, data: AudioTextData, run_dir: Path, led
 
 def build_data(cfg: DictConfig, model: Clap) -> AudioTextData:
     """The data module of a configuration, tokenising for `model`."""
-    return instantiate(
-        cfg.data, tokenizer=model.text.tokenizer, transform=instantiate(cfg.augment.transform, _convert_="all"),
-        word_mask=instantiate(cfg.masking.word_mask),
+    return build(
+        cfg.data, tokenizer=model.text.tokenizer, transform=build(cfg.augment.transform),
+        word_mask=build(cfg.masking.word_mask),
     )  # fmt: skip
 
 
@@ -108,9 +110,15 @@ def build_trainer(cfg: DictConfig, run_dir: Path, ledger: Ledger) -> pl.Trainer:
         best = ModelCheckpoint(folder, "best", cfg.evaluation.monitor, mode="max", enable_version_counter=False)
         callbacks.append(best)
     return pl.Trainer(
-        **arguments, logger=instantiate(cfg.logger), callbacks=callbacks, use_distributed_sampler=False,
+        **arguments, logger=build(cfg.logger), callbacks=callbacks, use_distributed_sampler=False,
         default_root_dir=run_dir,
     )  # fmt: skip
+
+
+def share_processors(trainer: pl.Trainer, num_workers: int) -> None:
+    """On a CPU: as many threads as the loader's workers leave processors, as contended ones wait for each other."""
+    if trainer.strategy.root_device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (available_processors() - num_workers) // trainer.world_size))
 
 
 def fit(trainer: pl.Trainer, task: ContrastiveTask, data: AudioTextData, folder: Path, resume: Path | None) -> None:

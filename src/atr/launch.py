@@ -1,5 +1,6 @@
 """From the command line to `train`: Hydra's part of `python train.py` and `atr train`."""
 
+import importlib.util
 import logging
 import sys
 import warnings
@@ -21,12 +22,16 @@ def launch(arguments: Sequence[str] | None = None) -> None:
         arguments: overrides and Hydra's own flags; those of the process when None.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    # Lightning starts the processes of further devices as `python -m SPEC ARGUMENTS`: this module, without the verb.
     sys.argv = [sys.argv[0], *arguments]
+    sys.modules["__main__"].__spec__ = importlib.util.find_spec("atr.launch")
     try:
         if not any(argument.startswith("-") for argument in arguments):
             compose_config(arguments)  # Hydra's own message about a mistyped key does not name the valid ones
         quiet()
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_run)()
+    except UsageError as error:
+        fail(error)
     except KeyboardInterrupt:
         sys.exit("interrupted; what was finished is in the run folder")
 
@@ -63,3 +68,7 @@ def quiet() -> None:
     ]
     for pattern, category in patterns:
         warnings.filterwarnings("ignore", message=pattern, category=category)
+
+
+if __name__ == "__main__":
+    launch()

@@ -47,7 +47,7 @@ def curve(metrics_csv: Path, column: str, title: str) -> bytes | None:
         axes.set_title(title)
         axes.grid(alpha=0.3)
 
-    return draw(5.2, 3.0, paint)
+    return draw(4.7, 2.9, paint)
 
 
 def confusion(result: ZeroShot) -> bytes:

@@ -184,6 +184,10 @@ def _leave_ctrl_c_to_main(worker: int) -> None:
 
 
 def default_workers() -> int:
-    """The processors this process may use, less the one of the main process; 1 to 8."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
-    return min(8, max(1, available - 1))
+    """The processors left beside the main process; 1 to 8."""
+    return min(8, max(1, available_processors() - 1))
+
+
+def available_processors() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

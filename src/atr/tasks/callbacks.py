@@ -1,6 +1,5 @@
 """What a person sees during training, and what is left when it stops early."""
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,6 @@ class StepProgress(LightningProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self._enabled = True
-        self._console = Console(file=sys.stdout)
 
     def disable(self) -> None:
         """Lightning calls it on all ranks but the first."""
@@ -39,6 +37,7 @@ class StepProgress(LightningProgressBar):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Opens the bar."""
+        self._console = Console()
         self.total = int(trainer.estimated_stepping_batches)
         self._began = self._spoke = time.monotonic()
         self._first, self._clips = trainer.global_step, 0
