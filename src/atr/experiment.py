@@ -16,8 +16,9 @@ from atr.errors import AtrError, CheckpointError, UsageError
 from atr.evaluation.run import Evaluation, evaluate, print_scores
 from atr.models.clap import Clap
 from atr.pipeline.datamodule import AudioTextData, available_processors
+from atr.pipeline.ledger import Ledger
 from atr.provenance import data_hashes, environment
-from atr.tasks.callbacks import Ledger, SaveWhenStopped, StepProgress
+from atr.tasks.callbacks import CountBad, SaveWhenStopped, StepProgress
 from atr.tasks.contrastive import ContrastiveTask
 
 
@@ -41,6 +42,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     """
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise UsageError(f"experiment={cfg.name} needs a value for: {', '.join(missing)} (e.g. {missing[0]}=…)")
+    if cfg.run_dir is None:
+        raise UsageError("run_dir is null; name the folder of the run")
     OmegaConf.resolve(cfg)
     OmegaConf.set_readonly(cfg, True)
     run_dir = Path(cfg.run_dir)
@@ -97,10 +100,11 @@ def build_data(cfg: DictConfig, model: Clap) -> AudioTextData:
 def build_trainer(cfg: DictConfig, run_dir: Path, ledger: Ledger) -> pl.Trainer:
     """Lightning's trainer with our bar, ledger and checkpoints."""
     arguments: dict[str, Any] = dict(cfg.trainer)
+    arguments["sync_batchnorm"] &= torch.cuda.is_available()  # SyncBatchNorm refuses a CPU
     arguments["precision"] = arguments["precision"] or best_precision(arguments["accelerator"])
     folder = run_dir / "checkpoints"
     callbacks: list[pl.Callback] = [
-        ledger,
+        CountBad(ledger),
         SaveWhenStopped(folder),
         ModelCheckpoint(folder, "last", enable_version_counter=False, every_n_epochs=cfg.checkpoint.every_n_epochs),
     ]

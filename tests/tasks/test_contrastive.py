@@ -49,11 +49,11 @@ def test_two_processes_train_with_no_unused_parameter(tiny, tmp_path):
     """DDP stops at the second step when a parameter got no gradient in the first. The numbers come once."""
     overrides = [*TINY, f"data.train=[{tiny.shards}]", f"data.test=[{tiny.shards}]", f"data.validation=[{tiny.shards}]",
                  "data.batch_size=8", "data.num_workers=0", "trainer.max_epochs=3", "trainer.accelerator=cpu",
-                 "trainer.devices=2", "trainer.strategy=ddp", "trainer.sync_batchnorm=false", "augment=none",
-                 "trainer.precision=32-true", "schedule.warmup_steps=2"]  # fmt: skip
+                 "trainer.devices=2", "trainer.strategy=ddp", "trainer.precision=32-true", "schedule.warmup_steps=2",
+                 "augment=none", "evaluation.monitor=validation/retrieval/t2a/mAP@10"]  # fmt: skip
     command = [sys.executable, "-m", "atr", "train", *overrides]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
     (run_dir,) = (tmp_path / "runs" / "demo").iterdir()
-    assert (run_dir / "checkpoints" / "last.ckpt").is_file() and (run_dir / "metrics.json").is_file()
+    assert (run_dir / "checkpoints" / "best.ckpt").is_file() and (run_dir / "metrics.json").is_file()
     assert result.stdout.count("zero-shot   accuracy") == 1 and "2 x cpu" in result.stdout

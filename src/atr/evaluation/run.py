@@ -17,7 +17,7 @@ from atr.evaluation.encode import Part, encode_clips, join_set
 from atr.evaluation.scores import Scores, score
 from atr.models.clap import Clap
 from atr.pipeline.datamodule import AudioTextData
-from atr.tasks.callbacks import Ledger
+from atr.pipeline.ledger import Ledger
 from atr.types import Encoded
 
 KEPT_WAVEFORMS = 12  # clips whose sound the report plays

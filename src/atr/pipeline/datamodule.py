@@ -18,7 +18,7 @@ from atr.pipeline.dataset import ClipDataset, EvaluationDataset, Loaded, Trainin
 from atr.pipeline.sampler import EvaluationOrder, TrainingOrder
 from atr.pipeline.text import WordMask
 from atr.shards.read import ShardSet
-from atr.types import BadSample, Batch
+from atr.types import Batch
 
 
 class AudioTextData(pl.LightningDataModule):
@@ -170,12 +170,6 @@ def keep_labels(shards: ShardSet, exclude: Sequence[str], only: Sequence[str]) -
     if not keep:
         raise DataError(f"no clip is left without {list(exclude)} and with {list(only)}")
     shards.select(keep)
-
-
-def list_bad(bad: Sequence[BadSample], limit: int = 20) -> str:
-    """One line for each bad sample, at most `limit` of them."""
-    lines = [f"  {one.key}: {one.reason}" for one in bad[:limit]]
-    return "\n".join(lines + ([f"  … and {len(bad) - limit} more"] if len(bad) > limit else []))
 
 
 def _leave_ctrl_c_to_main(worker: int) -> None:

@@ -17,9 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from atr.errors import DataError
-from atr.pipeline.datamodule import list_bad
-from atr.types import BadSample, Batch
+from atr.pipeline.ledger import Ledger
+from atr.types import Batch
 
 LINE_EVERY = 10.0  # s, where the output is no terminal
 
@@ -79,52 +78,17 @@ class StepProgress(LightningProgressBar):
             self._bar.stop()
 
 
-class Ledger(Callback):
-    """Counts what the loader skipped or remarked, and stops the run when too much is bad.
+class CountBad(Callback):
+    """Enters each batch into a `Ledger` before the step, so that nothing is trained beyond its limit."""
 
-    Args:
-        clips: in the set.
-        limit: largest share of them that may be bad.
-    """
-
-    def __init__(self, clips: int, limit: float) -> None:
-        self.clips, self.limit = clips, limit
-        self.bad: dict[str, BadSample] = {}
-        self.notes: dict[str, set[str]] = {}  # remark -> keys
-        self.clipped = 0  # waveform samples beyond [-1, 1]
-
-    def add(self, batch: Batch) -> None:
-        """Takes in a batch.
-
-        Raises:
-            DataError: more than `limit` of the clips are bad.
-        """
-        self.bad |= {one.key: one for one in batch.bad}
-        self.clipped += batch.clipped
-        for sample in batch.samples:
-            for note in sample.notes:
-                self.notes.setdefault(note, set()).add(sample.key)
-        if len(self.bad) > self.limit * self.clips:
-            raise DataError(
-                f"{len(self.bad)} of {self.clips} clips cannot be used, more than bad_samples={self.limit}:\n"
-                f"{list_bad(list(self.bad.values()))}\nRemove or mend them, or raise bad_samples"
-            )
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        """Counts before the step, so that nothing is trained beyond the limit."""
-        self.add(batch)
-
-    def lines(self) -> list[str]:
-        """What to tell the user at the end; nothing when all was well."""
-        lines = [f"{len(keys)} clips: {note} (e.g. {min(keys)})" for note, keys in sorted(self.notes.items())]
-        if self.bad:
-            skipped = sorted(self.bad.values(), key=lambda one: one.key)
-            lines.append(
-                f"{len(self.bad)} of {self.clips} clips were skipped:\n{list_bad(skipped, limit=len(skipped))}"
-            )
-        return lines
+        """Counts."""
+        self.ledger.add(batch)
 
 
 class SaveWhenStopped(Callback):

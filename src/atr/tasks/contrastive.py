@@ -71,9 +71,8 @@ class ContrastiveTask(pl.LightningModule):
         encoded = join_set(self.model, gather_ranks(self._parts), self.device)
         self._parts = []
         scores = score(self.model, encoded, self.templates, self.device)
-        self.log_dict(
-            {f"validation/{name}": float(value) for name, value in scores.flat().items()}, rank_zero_only=True
-        )
+        # Logged on every rank, as each decides on its own which checkpoint is the best.
+        self.log_dict({f"validation/{name}": float(value) for name, value in scores.flat().items()})
 
     def configure_optimizers(self) -> Any:
         """The optimizer over two weight-decay groups, its schedule stepping with it."""
