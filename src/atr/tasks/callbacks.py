@@ -21,6 +21,7 @@ from atr.pipeline.ledger import Ledger
 from atr.types import Batch
 
 LINE_EVERY = 10.0  # s, where the output is no terminal
+REFRESH_EVERY = 0.25  # s, on a terminal
 
 
 class StepProgress(LightningProgressBar):
@@ -56,17 +57,16 @@ class StepProgress(LightningProgressBar):
         self._clips += len(batch.samples) * trainer.world_size
         speed = self._clips / (now - self._began)
         pl_module.log("train/clips_per_s", speed, batch_size=1)
-        if not self._enabled:
-            return
+        due = LINE_EVERY if self._bar.disable else REFRESH_EVERY
+        if not self._enabled or (now - self._spoke < due and step < self.total):
+            return  # reading the loss waits for the device, so it is not read at every step
+        self._spoke = now
         numbers = f"loss {float(outputs['loss']):.3f}  {speed:.0f} clips/s"
         self._bar.update(self._task, completed=step, numbers=numbers)
-        if self._bar.disable and (now - self._spoke > LINE_EVERY or step == self.total):
-            self._spoke = now
-            left = (now - self._began) / max(1, step - self._first) * (self.total - step)
-            print(
-                f"step {step}/{self.total}  {numbers}  {now - self._began:.0f} s, {left:.0f} s left",
-                flush=True,
-            )
+        if self._bar.disable:
+            taken = now - self._began
+            left = taken / max(1, step - self._first) * (self.total - step)
+            print(f"step {step}/{self.total}  {numbers}  {taken:.0f} s, {left:.0f} s left", flush=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Closes the bar."""

@@ -1,5 +1,6 @@
 """The contrastive LightningModule: one step is encode, compare, log."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from atr.errors import UsageError
 from atr.evaluation.encode import Part, encode_clips, join_set
 from atr.evaluation.scores import gather_ranks, score
 from atr.losses import InfoNCE, SigmoidLoss
@@ -77,7 +79,10 @@ class ContrastiveTask(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimizer over two weight-decay groups, its schedule stepping with it."""
         optimizer = self.optimizer(parameter_groups(self))
-        schedule = self.schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise UsageError("the schedule needs an end: set trainer.max_epochs or trainer.max_steps")
+        schedule = self.schedule(optimizer, int(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
