@@ -53,16 +53,22 @@ def test_a_file_with_code_in_it_is_refused_and_not_executed(tmp_path, writer):
     assert not trace.exists()
 
 
-def test_a_configuration_that_asks_for_other_code_is_refused(path, tmp_path):
+@pytest.mark.parametrize("trick", ["other module", "attribute walk", "interpolation"])
+def test_a_configuration_that_asks_for_other_code_is_refused(path, tmp_path, trick):
+    touch = {"self": {"_target_": "pathlib.Path", "_args_": [str(tmp_path / "x")]}}
+
     def evil(content):
         cfg = OmegaConf.create(content["atr"]["config"])
-        cfg.model.audio = {
-            "_target_": "pathlib.Path.touch",
-            "self": {"_target_": "pathlib.Path", "_args_": [str(tmp_path / "x")]},
-        }
+        if trick == "other module":
+            cfg.model.audio = {"_target_": "pathlib.Path.touch", **touch}
+        elif trick == "attribute walk":
+            cfg.model.audio = {"_target_": "atr.models.text.Path.touch", **touch}
+        else:
+            cfg.evil = {"_target_": "pathlib.Path.touch", **touch}
+            cfg.model.audio = "${evil}"
         content["atr"]["config"] = OmegaConf.to_yaml(cfg)
 
-    with pytest.raises(CheckpointError, match=r"asks for 'pathlib.Path.touch'; only atr\.models"):
+    with pytest.raises(CheckpointError, match=r"only these are built|holds interpolations"):
         atr.load(changed(path, evil))
     assert not (tmp_path / "x").exists()
 

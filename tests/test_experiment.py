@@ -3,11 +3,13 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -19,7 +21,8 @@ from atr import experiment
 from atr.checkpoint import newest_checkpoint, read_checkpoint
 from atr.config import compose_config
 from atr.errors import CheckpointError, DataError, UsageError
-from atr.experiment import Interrupted, best_precision, build_trainer, train
+from atr.evaluation.run import evaluate_checkpoint
+from atr.experiment import best_precision, build_trainer, train
 from tests.conftest import ROOT, TINY
 from tests.pipeline.test_datamodule import add_to_tar
 
@@ -61,11 +64,16 @@ def test_a_run_leaves_everything_that_is_needed(tiny):
     assert "seed: 0" in (run / "config.yaml").read_text()
 
 
-def test_the_best_checkpoint_by_the_monitored_number_is_the_one_evaluated(tiny):
+def test_the_best_checkpoint_by_the_monitored_number_is_the_one_evaluated(tiny, monkeypatch):
     cfg = tiny(f"data.validation=[{tiny.shards}]", "evaluation.monitor=validation/retrieval/t2a/mAP@10")
+    read: list[str] = []
+    monkeypatch.setattr(
+        experiment, "read_checkpoint", lambda path: read.append(Path(path).name) or read_checkpoint(path)
+    )
     numbers = train(cfg)
-    model = atr.load(tiny.run_dir / "checkpoints" / "best.ckpt")
-    assert model.labels and 0 <= numbers["retrieval/t2a/mAP@10"] <= 1
+    assert read == ["best.ckpt"]
+    again = evaluate_checkpoint(tiny.run_dir / "checkpoints" / "best.ckpt").scores.flat()
+    assert numbers == pytest.approx(again)
 
 
 @pytest.mark.parametrize("loss", ["info_nce", "sigmoid"])
@@ -102,6 +110,37 @@ def test_resume_after_an_epoch_ends_with_the_weights_of_an_uninterrupted_run(tin
     assert not torch.equal(early["audio.norm.weight"], rest["audio.norm.weight"])
 
 
+def test_resume_within_an_epoch_ends_with_the_weights_of_an_uninterrupted_run(tiny, tmp_path, monkeypatch):
+    """The rest of the epoch is trained, each clip once: batch 4 of 4 follows batch 3."""
+
+    class SaveInMidEpoch(pl.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if trainer.global_step == 7:
+                trainer.save_checkpoint(tmp_path / "middle.ckpt")
+
+    def with_saver(*arguments):
+        trainer = build_trainer(*arguments)
+        trainer.callbacks.append(SaveInMidEpoch())
+        return trainer
+
+    settings = ["trainer.max_epochs=3", "data.batch_size=4", "masking=words", "optimizer=adamw"]
+    monkeypatch.setattr(experiment, "build_trainer", with_saver)
+    train(tiny(*settings, f"run_dir={tmp_path / 'whole'}"))
+    monkeypatch.undo()
+    train(tiny(*settings, f"run_dir={tmp_path / 'rest'}", f"resume={tmp_path / 'middle.ckpt'}"))
+    contents = {n: torch.load(tmp_path / n / "checkpoints" / "last.ckpt", weights_only=True) for n in ("whole", "rest")}
+    assert contents["whole"]["global_step"] == contents["rest"]["global_step"] == 12
+    whole, rest = (contents[name]["state_dict"] for name in ("whole", "rest"))
+    assert all(torch.equal(whole[name], rest[name]) for name in whole)
+
+
+def test_resume_refuses_another_run(tiny, tmp_path):
+    train(tiny(f"run_dir={tmp_path / 'first'}"))
+    path = tmp_path / "first" / "checkpoints" / "last.ckpt"
+    with pytest.raises(CheckpointError, match=r"a run with other values of loss, seed; give that run's experiment="):
+        train(tiny(f"run_dir={tmp_path / 'second'}", f"resume={path}", "seed=5", "loss=sigmoid"))
+
+
 def test_init_loads_every_tensor_and_says_so(tiny, tmp_path, capsys):
     train(tiny(f"run_dir={tmp_path / 'first'}"))
     path = tmp_path / "first" / "checkpoints" / "last.ckpt"
@@ -130,7 +169,8 @@ def test_ctrl_c_leaves_a_usable_checkpoint(tmp_path, shards):
     out, err = process.communicate(timeout=120)
     path = tmp_path / "run" / "checkpoints" / "interrupted.ckpt"
     assert process.returncode == 0, err
-    assert f"interrupted; the state is in {path}" in out and f"resume={path}" in out
+    assert f"interrupted; the state is in {path}" in out
+    assert "continue with: python train.py model/mel=demo_32k" in out and f"resume={path}" in out
     assert "Traceback" not in err
     assert atr.load(path).encode_text(["a note"]).shape == (1, 32)
     assert newest_checkpoint(tmp_path) == path
@@ -143,7 +183,8 @@ def test_resume_auto_takes_the_newest_whole_checkpoint(tiny, tmp_path):
     broken.parent.mkdir(parents=True)
     broken.write_bytes((runs / "one" / "checkpoints" / "last.ckpt").read_bytes()[:5000])
     assert newest_checkpoint(runs) == runs / "one" / "checkpoints" / "last.ckpt"
-    train(tiny(f"run_dir={runs / 'three'}", "resume=auto", "trainer.max_epochs=3"))
+    train(tiny(f"run_dir={runs / 'three'}", "resume=auto", "trainer.max_epochs=3", "trainer.log_every_n_steps=1"))
+    assert len(losses(runs / "three")) == 2  # the third epoch only
     with pytest.raises(CheckpointError, match="resume=auto, but there is no whole checkpoint under"):
         train(tiny(f"run_dir={tmp_path / 'elsewhere' / 'x'}", "resume=auto"))
 
@@ -151,15 +192,16 @@ def test_resume_auto_takes_the_newest_whole_checkpoint(tiny, tmp_path):
 def test_wandb_logs_offline(tiny, tmp_path):
     train(tiny("logger=wandb", "logger.offline=true", "trainer.log_every_n_steps=1", "trainer.max_epochs=1"))
     assert list((tiny.run_dir / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert losses(tiny.run_dir)
 
 
 def test_a_bad_sample_is_listed_and_too_many_stop_the_run(tiny, capsys):
     add_to_tar(tiny.shards / "00000.tar", [("broken.wav", b"no sound"), ("broken.json", b'{"text": ["x"]}')])
     numbers = train(tiny("bad_samples=0.1", "trainer.max_epochs=4", "data.batch_size=17"))
     said = capsys.readouterr().out
-    assert "1 of 17 clips were skipped:\n  shards/broken: cannot be decoded" in said
+    assert f"train: 1 of 17 clips were skipped:\n  {tiny.shards}/00000.tar:broken: cannot be decoded" in said
     assert numbers["clips"] == 16
-    with pytest.raises(DataError, match=r"1 of 17 clips cannot be used, more than bad_samples=0\.01:\n  shards/broken"):
+    with pytest.raises(DataError, match=r"1 of 17 clips cannot be used, more than bad_samples=0\.01:\n  .*:broken"):
         train(tiny("trainer.max_epochs=4", "data.batch_size=17"))
 
 
@@ -173,12 +215,26 @@ def test_wrong_data_and_missing_values_are_refused_before_training(tiny, tmp_pat
     assert not (tiny.run_dir / "checkpoints").exists()
 
 
-def test_an_interrupted_run_says_how_to_go_on(tmp_path):
-    assert str(tmp_path / "x.ckpt") in str(Interrupted(tmp_path / "x.ckpt"))
+def test_precision_fits_the_processor(monkeypatch):
+    for has_bf16, expected in ((True, "bf16-mixed"), (False, "32-true")):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has_bf16: has)
+        assert best_precision("cpu") == expected
 
 
-def test_precision_fits_the_processor():
-    assert best_precision("cpu") in ("bf16-mixed", "32-true")
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("evaluation.templates=[]", "no prompt template"),
+        ("evaluation.templates=['a sound']", "has no {label} in it"),
+        ("loss.exclude=[captions]", "loss.exclude names 'captions'; allowed: caption, clip, source, label"),
+        ("model.audio.attention=flash", "attention is 'flash'; allowed: auto, plain, sdpa"),
+        ("masking.word_mask.variant=x", "allowed: mask_token, literal"),
+        ("data.batch_size=100", "batch_size=100 but there are 16 training clips"),
+    ],
+)
+def test_a_wrong_value_is_refused_before_training(tiny, override, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        train(tiny(override))
 
 
 @pytest.mark.slow

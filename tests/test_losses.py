@@ -20,7 +20,7 @@ def batch_of(caption: list[int], clip: list[int] | None = None, label: list[int]
     distinct = torch.arange(rows)
     return Batch(
         waveform=torch.zeros(rows, 1), input_ids=torch.zeros(rows, 1), attention_mask=torch.zeros(rows, 1),
-        row_of_caption=distinct, clip_id=torch.tensor(clip) if clip else distinct + 100, source_id=distinct + 200,
+        clip_id=torch.tensor(clip) if clip else distinct + 100, source_id=distinct + 200,
         label_id=torch.tensor(label) if label else distinct + 300, caption_id=torch.tensor(caption), samples=[],
         clipped=0, bad=[],
     )  # fmt: skip
@@ -158,3 +158,38 @@ def test_the_loss_is_float32_under_autocast():
         mixed = InfoNCE()(embeddings, batch)
     assert mixed.dtype == torch.float32
     assert mixed.item() == plain.item()
+
+
+def one_rank(rank: int, world: int, folder: str) -> None:
+    """A process of the test below: its rows of the batch, its gradients into a file."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+    rows = slice(rank * 4, rank * 4 + 4)
+    audio, text = (unit(8, seed=seed)[rows].clone().requires_grad_() for seed in (1, 2))
+    whole = batch_of([0, 1, 2, 3, 1, 5, 6, 7])
+    batch = batch_of([0, 0, 0, 0])
+    for name in ("caption_id", "clip_id", "source_id", "label_id"):
+        setattr(batch, name, getattr(whole, name)[rows])
+    results = {}
+    for loss in (InfoNCE(), SigmoidLoss()):
+        value = loss(Embeddings(audio, text), batch)
+        gradients = torch.autograd.grad(value, [audio, text, loss.logit_scale])
+        results[type(loss).__name__] = [value.detach(), *gradients]
+    torch.save(results, f"{folder}/rank{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_ranks_give_the_loss_and_gradient_of_the_whole_batch(tmp_path):
+    """Captions 1 and 4 are equal and lie on different ranks: the exclusion is that of the global batch, too."""
+    torch.multiprocessing.spawn(one_rank, args=(2, str(tmp_path)), nprocs=2)
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    for loss in (InfoNCE(), SigmoidLoss()):
+        audio, text = (unit(8, seed=seed).requires_grad_() for seed in (1, 2))
+        value = loss(Embeddings(audio, text), batch_of([0, 1, 2, 3, 1, 5, 6, 7]))
+        expected = torch.autograd.grad(value, [audio, text, loss.logit_scale])
+        parts = [rank[type(loss).__name__] for rank in ranks]
+        for value_of_rank, *_, scale in parts:
+            torch.testing.assert_close(value_of_rank, value.detach(), atol=1e-6, rtol=0)
+            torch.testing.assert_close(scale, expected[2], atol=1e-5, rtol=0)
+        for side in (0, 1):  # DDP takes the mean over the ranks: a rank's rows carry the sum, so half of it is right
+            rows = torch.cat([part[1 + side] for part in parts]) / 2
+            torch.testing.assert_close(rows, expected[side], atol=1e-6, rtol=0)

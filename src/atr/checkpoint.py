@@ -16,6 +16,10 @@ from atr.models.clap import Clap
 from atr.models.text import TextEncoder, Tokenizer
 
 FORMAT = 1
+BUILT = (
+    "atr.models.clap.Clap", "atr.models.mel.LogMel", "atr.models.htsat.HTSAT", "atr.models.htsat.SpecAugment",
+    "atr.models.text.TextEncoder", "atr.models.text.Tokenizer",
+)  # fmt: skip
 
 
 @dataclass
@@ -70,6 +74,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(
             f"{path} was not written by this version of atr: it has no `atr` entry of format {FORMAT}"
         )
+    if "${" in about["config"]:  # training writes resolved configurations; an interpolation could hide what is built
+        raise CheckpointError(f"{path}: its configuration holds interpolations; it was not written by atr")
     prefix = "model."
     weights = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
     return Checkpoint(path, weights, DictConfig(OmegaConf.create(about["config"])), about)
@@ -87,9 +93,11 @@ def build_model(checkpoint: Checkpoint, config: DictConfig | None = None) -> Cla
     """
     if config is None:
         config = checkpoint.config.model
-        for target in _targets(config):
-            if not target.startswith("atr.models."):
-                raise CheckpointError(f"{checkpoint.path} asks for {target!r}; only atr.models.… is built from a file")
+        for target in _targets(OmegaConf.to_container(config)):
+            if target not in BUILT:
+                raise CheckpointError(
+                    f"{checkpoint.path} asks for {target!r}; from a file only these are built: {BUILT}"
+                )
     tokenizer = Tokenizer.from_files(checkpoint.about["tokenizer"], config.text.tokenizer.max_tokens)
     text = TextEncoder(tokenizer, config=checkpoint.about["text_config"], pooling=config.text.pooling)
     parts = OmegaConf.create({name: value for name, value in config.items() if name != "text"})
@@ -130,12 +138,11 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def _targets(node: Any) -> Iterator[str]:
-    container = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
-    if isinstance(container, dict):
-        if "_target_" in container:
-            yield str(container["_target_"])
-        for value in container.values():
-            yield from _targets(value)
-    elif isinstance(container, list):
-        for value in container:
+    """Every `_target_` in plain dicts and lists."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        node = list(node.values())
+    if isinstance(node, list):
+        for value in node:
             yield from _targets(value)

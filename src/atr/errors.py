@@ -4,6 +4,10 @@
 class AtrError(Exception):
     """The data or the model is at fault (exit status 1)."""
 
+    def __init__(self, message: str) -> None:
+        # An error in a worker of the loader arrives as text with a traceback in front of the message.
+        super().__init__(message.rpartition(f"{__name__}.{type(self).__name__}: ")[2].strip())
+
 
 class DataError(AtrError):
     """A shard, a clip or a caption cannot be used."""

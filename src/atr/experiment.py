@@ -9,10 +9,12 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from atr.checkpoint import build_model, describe, newest_checkpoint, read_checkpoint
 from atr.config import build
 from atr.errors import AtrError, CheckpointError, UsageError
+from atr.evaluation.encode import check_templates
 from atr.evaluation.run import Evaluation, evaluate, print_scores
 from atr.models.clap import Clap
 from atr.pipeline.datamodule import AudioTextData, available_processors
@@ -21,12 +23,16 @@ from atr.provenance import data_hashes, environment
 from atr.tasks.callbacks import CountBad, SaveWhenStopped, StepProgress
 from atr.tasks.contrastive import ContrastiveTask
 
+SAME_ON_RESUME = (
+    "model", "loss", "optimizer", "schedule", "augment", "masking", "seed", "data.batch_size", "data.exclude_labels",
+)  # fmt: skip
+
 
 class Interrupted(AtrError):
     """Ctrl-C: training stopped, and `path` holds its state."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(f"interrupted; the state is in {path}\ncontinue with: python train.py resume={path}")
+        super().__init__(f"interrupted; the state is in {path}")
         self.path = path
 
 
@@ -46,6 +52,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         raise UsageError("run_dir is null; name the folder of the run")
     OmegaConf.resolve(cfg)
     OmegaConf.set_readonly(cfg, True)
+    check_templates(cfg.evaluation.templates)
     run_dir = Path(cfg.run_dir)
     resume = find_resume(cfg)
     torch.manual_seed(cfg.seed)  # initial weights
@@ -59,19 +66,22 @@ def train(cfg: DictConfig) -> dict[str, float]:
         model, build(cfg.loss), build(cfg.optimizer), build(cfg.schedule), cfg.seed,
         cfg.evaluation.templates, describe(cfg, model, data.labels(), hashes),
     )  # fmt: skip
-    ledger = Ledger(len(data.sets["train"]), cfg.bad_samples)
-    trainer = build_trainer(cfg, run_dir, ledger)
+    ledgers = {name: Ledger(len(data.sets.get(name, ())), cfg.bad_samples) for name in ("train", "validation")}
+    trainer = build_trainer(cfg, run_dir, CountBad(ledgers["train"], ledgers["validation"]))
     share_processors(trainer, data.num_workers)
     say(trainer, opening(cfg, model, data, trainer))
     fit(trainer, task, data, run_dir / "checkpoints", resume)
-    for line in ledger.lines():
-        say(trainer, line)
+    remarks = [f"{name}: {line}" for name, ledger in ledgers.items() for line in ledger.lines()]
+    for remark in remarks:
+        say(trainer, remark)
     if "test" not in data.sets or not trainer.is_global_zero or cfg.trainer.fast_dev_run:
         return {}
-    return finish(cfg, trained_model(trainer, model), data, run_dir, ledger)
+    return finish(cfg, trained_model(trainer, model), data, run_dir, remarks, trainer.loggers)
 
 
-def finish(cfg: DictConfig, model: Clap, data: AudioTextData, run_dir: Path, ledger: Ledger) -> dict[str, float]:
+def finish(
+    cfg: DictConfig, model: Clap, data: AudioTextData, run_dir: Path, remarks: list[str], loggers: list[Logger]
+) -> dict[str, float]:
     """Evaluates the trained model on the test set; writes `metrics.json` and the report."""
     from atr.evaluation.report import write_report
 
@@ -82,8 +92,12 @@ def finish(cfg: DictConfig, model: Clap, data: AudioTextData, run_dir: Path, led
     )  # fmt: skip
     numbers = evaluation.scores.flat()
     (run_dir / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
-    page = write_report(run_dir, evaluation, OmegaConf.to_yaml(cfg), ledger.lines())
+    page = write_report(run_dir, evaluation, OmegaConf.to_yaml(cfg), remarks)
     print_scores(evaluation)
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_metrics({f"test/{name}": value for name, value in numbers.items()})
+            logger.experiment.finish()  # or the next run of a sweep would go on in this one
     print(f"numbers     {run_dir / 'metrics.json'}\nreport      {page}")
     print(f"use it      atr classify {checkpoint_of(run_dir)} FILE…")
     return numbers
@@ -97,14 +111,15 @@ def build_data(cfg: DictConfig, model: Clap) -> AudioTextData:
     )  # fmt: skip
 
 
-def build_trainer(cfg: DictConfig, run_dir: Path, ledger: Ledger) -> pl.Trainer:
-    """Lightning's trainer with our bar, ledger and checkpoints."""
-    arguments: dict[str, Any] = dict(cfg.trainer)
-    arguments["sync_batchnorm"] &= torch.cuda.is_available()  # SyncBatchNorm refuses a CPU
+def build_trainer(cfg: DictConfig, run_dir: Path, count_bad: CountBad) -> pl.Trainer:
+    """Lightning's trainer with our bar, count of bad clips, checkpoints, and always `metrics.csv`."""
+    arguments: Any = OmegaConf.to_container(cfg.trainer)
+    on_gpu = arguments["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    arguments["sync_batchnorm"] = arguments["sync_batchnorm"] and on_gpu  # SyncBatchNorm refuses a CPU
     arguments["precision"] = arguments["precision"] or best_precision(arguments["accelerator"])
     folder = run_dir / "checkpoints"
     callbacks: list[pl.Callback] = [
-        CountBad(ledger),
+        count_bad,
         SaveWhenStopped(folder),
         ModelCheckpoint(folder, "last", enable_version_counter=False, every_n_epochs=cfg.checkpoint.every_n_epochs),
     ]
@@ -113,8 +128,11 @@ def build_trainer(cfg: DictConfig, run_dir: Path, ledger: Ledger) -> pl.Trainer:
     if cfg.evaluation.monitor:
         best = ModelCheckpoint(folder, "best", cfg.evaluation.monitor, mode="max", enable_version_counter=False)
         callbacks.append(best)
+    loggers: list[Logger] = [build(cfg.logger)]
+    if not isinstance(loggers[0], CSVLogger):
+        loggers.append(CSVLogger(run_dir, name="", version=""))  # the report's curves
     return pl.Trainer(
-        **arguments, logger=build(cfg.logger), callbacks=callbacks, use_distributed_sampler=False,
+        **arguments, logger=loggers, callbacks=callbacks, use_distributed_sampler=False,
         default_root_dir=run_dir,
     )  # fmt: skip
 
@@ -149,16 +167,23 @@ def find_resume(cfg: DictConfig) -> Path | None:
     """The checkpoint to continue from, read once to be sure that it is one.
 
     Raises:
-        CheckpointError: `resume=auto` and there is none, or the file is not a checkpoint.
+        CheckpointError: `resume=auto` and there is none, the file is not a checkpoint, or of another run.
     """
     if not cfg.resume:
         return None
-    if cfg.resume != "auto":
-        return read_checkpoint(cfg.resume).path
-    folder = Path(cfg.run_dir).parent
-    found = newest_checkpoint(folder)
-    if found is None:
-        raise CheckpointError(f"resume=auto, but there is no whole checkpoint under {folder}; start without resume")
+    if cfg.resume == "auto":
+        folder = Path(cfg.run_dir).parent
+        found = newest_checkpoint(folder)
+        if found is None:
+            raise CheckpointError(f"resume=auto, but there is no whole checkpoint under {folder}; start without resume")
+    else:
+        found = Path(cfg.resume)
+    before = read_checkpoint(found).config
+    if changed := [key for key in SAME_ON_RESUME if OmegaConf.select(before, key) != OmegaConf.select(cfg, key)]:
+        raise CheckpointError(
+            f"{found} belongs to a run with other values of {', '.join(changed)}; give that run's experiment= and "
+            "overrides again (they are in its config.yaml), or start a new run from its weights with init="
+        )
     return found
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from atr.checkpoint import build_model, read_checkpoint
 from atr.errors import DataError, UsageError
-from atr.evaluation.encode import encode_labels
+from atr.evaluation.encode import check_templates, encode_labels
 from atr.models.clap import Clap
 from atr.pipeline.audio import decode_clip, prepare_waveform, to_int16
 
@@ -92,9 +92,7 @@ class AudioTextModel:
             raise UsageError(
                 "no labels to choose from: this checkpoint knows none, so name some (labels=…, --labels a,b)"
             )
-        if "{label}" not in template:
-            raise UsageError(f"template {template!r} has no {{label}} in it")
-        text = encode_labels(self.clap, names, [template], self.device)
+        text = encode_labels(self.clap, names, check_templates([template]), self.device)
         cosine = self.similarity(self.encode_audio(sounds), text)
         order = cosine.argsort(dim=1, descending=True, stable=True).tolist()
         return [[(names[i], float(row[i])) for i in ranks] for row, ranks in zip(cosine, order, strict=True)]

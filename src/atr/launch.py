@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -44,7 +45,9 @@ def _run(cfg: DictConfig) -> None:
     try:
         train(cfg)
     except Interrupted as stop:
-        print(stop, flush=True)
+        given = [text for text in HydraConfig.get().overrides.task if not text.startswith(("resume=", "run_dir="))]
+        print(f"{stop}\ncontinue with: python train.py {shlex.join([*given, f'resume={stop.path}'])}", flush=True)
+        sys.exit(0)  # a sweep ends here, too
     except AtrError as error:
         fail(error)
 

@@ -1,14 +1,16 @@
 """The contrastive losses. All of it is float32, whatever the autocast around it.
 
 Pairs that are no true negatives (the same caption, the same clip, …) do not count against each other: their
-logit is minus infinity, or their weight 0. The diagonal always stays, and they do not become positives.
+logit is minus infinity, or their weight 0. The diagonal always stays, and they do not become positives. On
+several devices the batch is the global one.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -42,17 +44,47 @@ def sigmoid_loss(audio: Tensor, text: Tensor, log_scale: Tensor, bias: Tensor, e
 
 
 def same_pairs(batch: Batch, by: Sequence[Sameness]) -> Tensor:
-    """bool `(B, B)`: clip i and caption j share one of the properties `by`; False on the diagonal."""
-    ids = {
-        "caption": batch.caption_id,
-        "clip": batch.clip_id,
-        "source": batch.source_id,
-        "label": batch.label_id,
-    }
-    same = torch.zeros(len(batch.clip_id), len(batch.clip_id), dtype=torch.bool, device=batch.clip_id.device)
+    """bool `(B, B)` over the global batch: clip i and caption j share a property of `by`; False on the diagonal."""
+    ids = {"caption": batch.caption_id, "clip": batch.clip_id, "source": batch.source_id, "label": batch.label_id}
+    rows = len(gather(batch.clip_id))
+    same = torch.zeros(rows, rows, dtype=torch.bool, device=batch.clip_id.device)
     for name in by:
-        same |= ids[name].unsqueeze(1) == ids[name].unsqueeze(0)
+        of_all = gather(ids[name])
+        same |= of_all.unsqueeze(1) == of_all.unsqueeze(0)
     return same.fill_diagonal_(False)
+
+
+def checked(exclude: Sequence[Sameness]) -> tuple[Sameness, ...]:
+    """Refuses a property that no batch knows."""
+    if unknown := [name for name in exclude if name not in get_args(Sameness)]:
+        raise ValueError(f"loss.exclude names {unknown[0]!r}; allowed: {', '.join(get_args(Sameness))}")
+    return tuple(exclude)
+
+
+class Gather(torch.autograd.Function):
+    """The rows of all ranks, in the order of the ranks; the gradient of each row goes back to its rank.
+
+    Every rank computes the whole loss, so a row's gradient is the sum over the ranks; DDP's mean over the
+    ranks then gives the gradient of one loss over the global batch.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:  # noqa: D102
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: D102
+        total = gradients[0].contiguous()
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def gather(rows: Tensor) -> Tensor:
+    """`(B / W, …)` of each of W ranks -> `(B, …)`; unchanged with one rank. All ranks must hold equally many."""
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return Gather.apply(rows) if several else rows
 
 
 class InfoNCE(nn.Module):
@@ -60,19 +92,20 @@ class InfoNCE(nn.Module):
 
     Args:
         temperature: initial; the scale is 1 / temperature.
-        exclude: which properties make a pair no negative.
+        exclude: which properties make a pair no negative; `label` means the same set of labels.
     """
 
     def __init__(self, temperature: float = 0.07, exclude: Sequence[Sameness] = ("caption", "clip")) -> None:
         super().__init__()
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1.0 / temperature)))
-        self.exclude = tuple(exclude)
+        self.exclude = checked(exclude)
 
     def forward(self, embeddings: Embeddings, batch: Batch) -> Tensor:
         """Returns the loss, a float32 scalar."""
         with torch.autocast(embeddings.audio.device.type, enabled=False):
             excluded = same_pairs(batch, self.exclude)
-            return info_nce(embeddings.audio.float(), embeddings.text.float(), self.logit_scale, excluded)
+            audio, text = gather(embeddings.audio.float()), gather(embeddings.text.float())
+            return info_nce(audio, text, self.logit_scale, excluded)
 
     def clamp(self) -> None:
         """To be called after each optimizer step."""
@@ -84,7 +117,7 @@ class SigmoidLoss(nn.Module):
 
     Args:
         scale, bias: initial values; SigLIP's are 10 and -10.
-        exclude: which properties make a pair no negative.
+        exclude: which properties make a pair no negative; `label` means the same set of labels.
     """
 
     def __init__(
@@ -93,13 +126,13 @@ class SigmoidLoss(nn.Module):
         super().__init__()
         self.logit_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.logit_bias = nn.Parameter(torch.tensor(bias))
-        self.exclude = tuple(exclude)
+        self.exclude = checked(exclude)
 
     def forward(self, embeddings: Embeddings, batch: Batch) -> Tensor:
         """Returns the loss, a float32 scalar."""
         with torch.autocast(embeddings.audio.device.type, enabled=False):
             excluded = same_pairs(batch, self.exclude)
-            audio, text = embeddings.audio.float(), embeddings.text.float()
+            audio, text = gather(embeddings.audio.float()), gather(embeddings.text.float())
             return sigmoid_loss(audio, text, self.logit_scale, self.logit_bias, excluded)
 
     def clamp(self) -> None:

@@ -68,7 +68,7 @@ class Sample:
 
 @dataclass
 class Batch:
-    """What a step gets. In training M == B and `row_of_caption` is 0..B-1; in evaluation all captions come.
+    """What a step gets. In training M == B; in evaluation all captions of a clip come, clip after clip.
 
     The ids are 63-bit hashes, equal exactly where the thing itself is equal; the losses compare them.
     """
@@ -76,7 +76,6 @@ class Batch:
     waveform: Tensor  # (B, T) int16
     input_ids: Tensor  # (M, L) int64, padded to the longest of the batch
     attention_mask: Tensor  # (M, L) int64
-    row_of_caption: Tensor  # (M,) int64: the clip each caption belongs to
     clip_id: Tensor  # (B,) int64
     source_id: Tensor  # (B,) int64
     label_id: Tensor  # (B,) int64

@@ -5,7 +5,8 @@ import re
 import pytest
 import torch
 
-from atr.errors import DataError
+import atr
+from atr.errors import DataError, UsageError
 from atr.evaluation.encode import encode_texts
 from atr.evaluation.report import hear, write_report
 from atr.evaluation.run import evaluate_checkpoint
@@ -51,17 +52,23 @@ def test_the_nearest_captions_are_the_nearest(checkpoint):
 
 
 def test_equal_captions_are_encoded_once_and_equal(checkpoint):
-    import atr
-
     clap = atr.load(checkpoint).clap
-    text = encode_texts(clap, ["a b", "c", "a b"], torch.device("cpu"))
+    text = encode_texts(clap, ["a b", "c", "a b"], next(clap.parameters()).device)
     assert torch.equal(text[0], text[2]) and not torch.equal(text[0], text[1])
 
 
 def test_no_number_is_given_for_broken_embeddings(checkpoint):
     evaluation = evaluate_checkpoint(checkpoint)
     evaluation.encoded.audio[0] = torch.nan
-    import atr
-
+    clap = atr.load(checkpoint).clap
     with pytest.raises(DataError, match="NaN or infinite"):
-        score(atr.load(checkpoint).clap, evaluation.encoded, ["{label}"], torch.device("cpu"))
+        score(clap, evaluation.encoded, ["{label}"], next(clap.parameters()).device)
+
+
+def test_candidates_must_hold_the_labels_of_the_set(checkpoint):
+    clap = atr.load(checkpoint).clap
+    encoded = evaluate_checkpoint(checkpoint).encoded
+    with pytest.raises(UsageError, match=r"evaluation\.labels lacks 'low_note'"):
+        score(clap, encoded, ["{label}"], next(clap.parameters()).device, labels=["high_note", "dog"])
+    more = score(clap, encoded, ["{label}"], next(clap.parameters()).device, labels=["high_note", "dog", "low_note"])
+    assert more.zero_shot.chance == pytest.approx(1 / 3)

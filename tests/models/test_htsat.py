@@ -116,6 +116,9 @@ def test_a_picture_that_cannot_be_halved_is_refused():
 def test_parameter_counts_are_the_references():
     assert sum(p.numel() for p in HTSAT().parameters()) == 27_534_488
     assert HTSAT().dim == 768
+    with torch.device("meta"):
+        for dim, count in ((128, 67_824_408), (256, 270_851_992)):
+            assert sum(p.numel() for p in HTSAT(embed_dim=dim, depths=(2, 2, 12, 2)).parameters()) == count
 
 
 def test_every_parameter_gets_a_gradient():

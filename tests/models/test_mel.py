@@ -29,7 +29,7 @@ def reference(frequency_min: float) -> torch.Tensor:
 
 def test_equals_transformers_to_a_thousandth_of_a_db():
     log_mel = LogMel()(torch.from_numpy(sounds()))
-    assert log_mel.shape == (3, 1001, 64) and LogMel().frames == 1001
+    assert log_mel.shape == (3, 1001, 64)
     # measured: 1.7e-4 dB
     torch.testing.assert_close(log_mel, reference(50).float(), atol=1e-3, rtol=0)
 

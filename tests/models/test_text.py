@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from atr.errors import CheckpointError, UsageError
@@ -39,6 +40,23 @@ def test_any_encoder_of_transformers_loads_from_a_folder(tmp_path, tokenizer):
     ours = TextEncoder(tokenizer, name=str(tmp_path), pooling="first").eval()
     tokens = tokenizer(["a dog barks"])
     assert torch.equal(ours(**tokens), theirs(**tokens).last_hidden_state[:, 0])
+
+
+def test_published_weights_come_in_float32_in_training_mode_and_all_of_them(tmp_path, tokenizer):
+    config = BertConfig(
+        vocab_size=700, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    BertModel(config).bfloat16().save_pretrained(tmp_path)
+    encoder = TextEncoder(tokenizer, name=str(tmp_path))
+    assert encoder.inner.training and {p.dtype for p in encoder.parameters()} == {torch.float32}
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file(
+        {k: v for k, v in weights.items() if "layer.0.output" not in k},
+        tmp_path / "model.safetensors",
+        {"format": "pt"},
+    )
+    with pytest.raises(UsageError, match=r"4 of its weights are not in the file \(first: encoder\.layer\.0\.output"):
+        TextEncoder(tokenizer, name=str(tmp_path))
 
 
 def test_the_configuration_builds_the_same_architecture_again(tokenizer):

@@ -9,9 +9,10 @@ import pytest
 import soundfile
 import torch
 
-from atr.errors import DataError
+from atr.errors import AtrError, DataError
 from atr.pipeline.datamodule import AudioTextData
 from atr.pipeline.text import WordMask
+from atr.shards.write import write_shards
 from atr.types import Batch
 from tests.conftest import tone
 
@@ -56,7 +57,6 @@ def test_a_training_batch_has_one_caption_per_clip(shards, tokenizer):
     assert batch.waveform.shape == (4, 16_000) and batch.waveform.dtype == torch.int16
     assert batch.input_ids.shape == batch.attention_mask.shape and len(batch.input_ids) == 4
     assert batch.attention_mask.sum(dim=1).max() == batch.input_ids.shape[1]  # padded to the longest
-    assert batch.row_of_caption.tolist() == [0, 1, 2, 3]
     assert len(set(batch.clip_id.tolist())) == 4 and len(set(batch.label_id.tolist())) <= 2
     assert all(len(sample.captions) == 1 for sample in batch.samples)
 
@@ -91,7 +91,7 @@ def test_an_evaluation_batch_has_all_captions_unmasked(shards, tokenizer):
     data = module(shards, tokenizer, word_mask=WordMask(1.0))
     batches = list(data.evaluation_loader("test"))
     assert [len(batch.samples) for batch in batches] == [4, 4, 4, 4]
-    assert batches[0].row_of_caption.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert len(batches[0].input_ids) == len(batches[0].caption_id) == 8
     assert batches[0].samples[0].spoken == ["a do note", "the do tone rings"]
 
 
@@ -129,16 +129,17 @@ def test_a_bad_sample_is_replaced_in_training_skipped_in_evaluation_and_named(sh
         for batch in epoch(data, number):
             assert len(batch.samples) == 4
             bad |= {one.key: one.reason for one in batch.bad}
-    assert list(bad) == [f"shards/{kind}"] and reason in bad[f"shards/{kind}"]
+    name = f"{shards}/00000.tar:{kind}"
+    assert list(bad) == [name] and reason in bad[name]
     batches = list(data.evaluation_loader("test"))
     assert sum(len(batch.samples) for batch in batches) == 16
-    assert [one.key for batch in batches for one in batch.bad] == [f"shards/{kind}"]
+    assert [one.key for batch in batches for one in batch.bad] == [name]
 
 
 def test_a_sample_without_sound_is_bad(shards, tokenizer):
     add_to_tar(shards / "00000.tar", [("lonely.json", b'{"text": ["x"]}')])
     bad = [one for batch in module(shards, tokenizer).evaluation_loader("test") for one in batch.bad]
-    assert bad[0].key == "shards/lonely" and "no sound file" in bad[0].reason
+    assert bad[0].key.endswith("00000.tar:lonely") and "no sound file" in bad[0].reason
 
 
 def test_a_set_without_any_usable_sample_is_refused(tmp_path, tokenizer):
@@ -146,7 +147,7 @@ def test_a_set_without_any_usable_sample_is_refused(tmp_path, tokenizer):
     with tarfile.open(tmp_path / "bad" / "0.tar", "w"):
         pass
     add_to_tar(tmp_path / "bad" / "0.tar", [(f"{i}.{s}", b"{}") for i in range(4) for s in ("json", "wav")])
-    with pytest.raises(DataError, match="10 clips in a row cannot be used; the first is bad/"):
+    with pytest.raises(DataError, match=r"10 clips in a row cannot be used; the first is .*bad/0\.tar:"):
         epoch(module(tmp_path / "bad", tokenizer))
 
 
@@ -156,3 +157,33 @@ def test_clipped_samples_are_counted(shards, tokenizer):
 
     assert epoch(module(shards, tokenizer, transform=loud))[0].clipped > 100
     assert epoch(module(shards, tokenizer))[0].clipped == 0
+
+
+def test_a_broken_json_is_one_bad_sample_and_no_more(shards, tokenizer):
+    add_to_tar(shards / "00000.tar", [("broken.wav", wav(tone(300))), ("broken.json", b"{no json")])
+    data = module(shards, tokenizer, exclude_labels=["low_note"])
+    assert data.labels() == ["high_note"]
+    bad = [one for batch in data.evaluation_loader("test") for one in batch.bad]
+    assert [one.key.split(":")[1] for one in bad] == ["broken"] and "its json cannot be read" in bad[0].reason
+
+
+def test_one_folder_may_be_given_without_brackets(shards, tokenizer):
+    assert len(module(str(shards), tokenizer, train=str(shards)).sets["train"]) == 16
+
+
+def test_equal_keys_in_two_corpora_are_two_clips(tmp_path, clips, tokenizer):
+    for corpus in "ab":
+        write_shards(clips[:2], tmp_path / corpus / "train", codec="flac")
+    data = module("", tokenizer, train=[tmp_path / "a" / "train", tmp_path / "b" / "train"], test=[])
+    assert len(set(epoch(data)[0].clip_id.tolist())) == 4
+
+
+def test_an_error_in_a_worker_reads_like_one_in_the_main_process(shards, tokenizer):
+    with pytest.raises(
+        AtrError, match=r"^augmentation failed with RuntimeError: no impulse response; check conf/augment$"
+    ):
+        epoch(module(shards, tokenizer, num_workers=1, transform=broken_transform))
+
+
+def broken_transform(samples, sample_rate):
+    raise RuntimeError("no impulse response")

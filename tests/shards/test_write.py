@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -77,8 +78,12 @@ def test_what_cannot_be_stored_is_listed_with_its_reason(tmp_path):
 def test_existing_shards_and_equal_ids_are_refused(tmp_path, shards, clips):
     with pytest.raises(DataError, match="already holds shards"):
         write_shards(clips, shards)
-    with pytest.raises(DataError, match="two clips have the id 'note00'"):
-        write_shards([clips[0], clips[0]], tmp_path / "twice")
+    for other in (clips[0], replace(clips[0], id="note 00"), replace(clips[0], id="note.00")):
+        with pytest.raises(DataError, match="give the same key"):
+            write_shards(
+                [replace(clips[0], id="note_00") if " " in other.id or "." in other.id else clips[0], other],
+                tmp_path / "twice",
+            )
 
 
 def test_a_write_that_fails_leaves_no_shard(tmp_path, clips, monkeypatch):
@@ -99,3 +104,14 @@ def test_stereo_stays_stereo(tmp_path):
     soundfile.write(tmp_path / "s.wav", tone(300, channels=2), 16_000)
     write_shards([Clip(id="s", audio=str(tmp_path / "s.wav"))], tmp_path / "out", codec="flac")
     assert json.loads(index_path(tmp_path / "out" / "00000.tar").read_text())["entries"][0]["channels"] == 2
+
+
+def test_a_stretch_of_a_file_is_cut_out(tmp_path, clips):
+    wave = np.linspace(-0.5, 0.5, 48_000, dtype=np.float32)
+    soundfile.write(tmp_path / "long.wav", wave, 16_000, subtype="FLOAT")
+    clip = Clip(id="cut", audio=str(tmp_path / "long.wav"), start=1.0, end=1.5)
+    write_shards([clip], tmp_path / "out", codec="flac")
+    sample = next(iter(webdataset.WebDataset(str(tmp_path / "out" / "00000.tar"), shardshuffle=False)))
+    stored, _ = soundfile.read(io.BytesIO(sample["flac"]), dtype="float32")
+    np.testing.assert_allclose(stored, wave[16_000:24_000], atol=1e-4)
+    assert "cannot cut" in write_shards([clip], tmp_path / "kept", codec="keep").rejected[0].reason

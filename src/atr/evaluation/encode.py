@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from atr.errors import UsageError
 from atr.models.clap import Clap
 from atr.types import Batch, Encoded
 
@@ -51,9 +52,22 @@ def encode_labels(model: Clap, labels: Sequence[str], templates: Sequence[str], 
 
     Underscores in labels become blanks; a template holds `{label}`.
     """
-    prompts = [template.format(label=label_text(label)) for label in labels for template in templates]
+    prompts = [template.replace("{label}", label_text(label)) for label in labels for template in templates]
     mean = encode_texts(model, prompts, device).reshape(len(labels), len(templates), -1).mean(dim=1)
     return torch.nn.functional.normalize(mean, dim=1)
+
+
+def check_templates(templates: Sequence[str]) -> list[str]:
+    """Refuses an empty list and prompts without `{label}`.
+
+    Raises:
+        UsageError: naming the prompt.
+    """
+    if not templates:
+        raise UsageError("no prompt template; name at least one, e.g. 'The sound of {label}'")
+    if wrong := [template for template in templates if "{label}" not in template]:
+        raise UsageError(f"template {wrong[0]!r} has no {{label}} in it")
+    return list(templates)
 
 
 def label_text(label: str) -> str:

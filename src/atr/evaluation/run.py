@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from atr.checkpoint import build_model, read_checkpoint
 from atr.errors import UsageError
-from atr.evaluation.encode import Part, encode_clips, join_set
+from atr.evaluation.encode import Part, check_templates, encode_clips, join_set
 from atr.evaluation.scores import Scores, score
 from atr.models.clap import Clap
 from atr.pipeline.datamodule import AudioTextData
@@ -61,9 +61,8 @@ def evaluate(
     every = max(1, clips // KEPT_WAVEFORMS)
     for batch in track(loader, "evaluating", transient=True, disable=not Console().is_terminal):
         ledger.add(batch)
-        waveforms |= {
-            first + i: batch.waveform[i].numpy() for i in range(len(batch.samples)) if not (first + i) % every
-        }
+        kept = [row for row in range(len(batch.samples)) if (first + row) % every == 0]
+        waveforms |= {first + row: batch.waveform[row].numpy() for row in kept}
         first += len(batch.samples)
         parts.append(encode_clips(model, batch.to(device)))
     encoded = join_set(model, parts, device)
@@ -106,16 +105,16 @@ def evaluate_checkpoint(path: str | Path, folders: Sequence[str] = (), templates
     checkpoint = read_checkpoint(path)
     cfg = checkpoint.config
     model = build_model(checkpoint)
+    templates = check_templates(list(templates) or cfg.evaluation.templates)
+    only_labels = [] if folders else cfg.data.only_labels  # the run's choice belongs to the run's test set
     folders = list(folders) or list(cfg.data.test)
     if not folders:
         raise UsageError(f"{path} was trained without a test set; name shard folders with --data")
-    if wrong := [template for template in templates if "{label}" not in template]:
-        raise UsageError(f"template {wrong[0]!r} has no {{label}} in it")
     data = AudioTextData(
         [], [], folders, model.text.tokenizer, cfg.data.seconds, cfg.data.sample_rate, cfg.data.batch_size,
-        cfg.data.seed, only_labels=cfg.data.only_labels,
+        cfg.data.seed, only_labels=only_labels,
     )  # fmt: skip
     return evaluate(
-        model, data.evaluation_loader("test"), len(data.sets["test"]), list(templates) or cfg.evaluation.templates,
-        cfg.evaluation.labels, cfg.bad_samples,
+        model, data.evaluation_loader("test"), len(data.sets["test"]), templates, cfg.evaluation.labels,
+        cfg.bad_samples,
     )  # fmt: skip

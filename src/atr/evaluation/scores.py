@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from atr.errors import DataError
+from atr.errors import DataError, UsageError
 from atr.evaluation.encode import Part, encode_labels
 from atr.evaluation.retrieval import retrieval
 from atr.evaluation.zero_shot import ZeroShot, zero_shot
@@ -63,7 +63,10 @@ def score(
             "an embedding is NaN or infinite; the model is broken (training diverged?): no numbers are given"
         )
     single = [row for row, sample in enumerate(encoded.samples) if len(sample.labels) == 1]
-    names = sorted(labels) or sorted({encoded.samples[row].labels[0] for row in single})
+    carried = {encoded.samples[row].labels[0] for row in single}
+    names = sorted(labels) or sorted(carried)
+    if labels and (unknown := sorted(carried - set(names))):
+        raise UsageError(f"evaluation.labels lacks {unknown[0]!r}, which stands on clips of the set; it has {names}")
     classified = None
     if single and len(names) > 1:
         target = torch.tensor([names.index(encoded.samples[row].labels[0]) for row in single])

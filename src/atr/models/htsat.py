@@ -57,13 +57,15 @@ class HTSAT(nn.Module):
                 f"picture_size={picture_size} must be a multiple of n_mels={n_mels} "
                 f"and of {PATCH * 2 ** (len(depths) - 1)} (patch size and halvings)"
             )
+        if attention not in ("auto", "plain", "sdpa"):
+            raise ValueError(f"attention is {attention!r}; allowed: auto, plain, sdpa")
         self.n_mels, self.picture_size, self.attention = n_mels, picture_size, attention
         self.dim = embed_dim * 2 ** (len(depths) - 1)
         self.mel_norm = nn.BatchNorm2d(n_mels)  # over mel bins as channels
         self.spec_augment = spec_augment
         self.patch_embed = nn.Conv2d(1, embed_dim, kernel_size=PATCH, stride=PATCH)
         self.patch_norm = nn.LayerNorm(embed_dim)
-        rates = torch.linspace(0, drop_path, sum(depths)).split(list(depths))
+        rates = torch.linspace(0, drop_path, sum(depths), device="cpu").split(list(depths))
         self.layers = nn.ModuleList()
         for i, (depth, n_heads, rate) in enumerate(zip(depths, heads, rates, strict=True)):
             resolution = picture_size // PATCH // 2 ** max(0, i - 1)  # before this stage's halving

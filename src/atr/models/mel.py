@@ -46,16 +46,6 @@ class LogMel(nn.Module):
         self.register_buffer("filterbank", torch.from_numpy(bank.T.copy()), persistent=False)  # (n_fft/2 + 1, M)
         self.register_buffer("window", torch.hann_window(n_fft, periodic=True), persistent=False)
 
-    @property
-    def samples(self) -> int:
-        """Samples of a clip."""
-        return round(self.seconds * self.sample_rate)
-
-    @property
-    def frames(self) -> int:
-        """Frames of a clip."""
-        return self.samples // self.hop + 1
-
     def forward(self, waveform: Tensor) -> Tensor:
         """int16 or float32 `(B, T)` -> log-mel in dB, float32 `(B, T // hop + 1, n_mels)`."""
         with torch.autocast(waveform.device.type, enabled=False):

@@ -132,15 +132,24 @@ class TextEncoder(nn.Module):
 
 
 def _pretrained(name: str) -> Any:
+    """Loads published weights in float32, ready to be trained; all of them but the pooler's must be there."""
     from transformers import AutoModel
 
     try:
-        return AutoModel.from_pretrained(name, use_safetensors=True)
+        model, info = AutoModel.from_pretrained(
+            name, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
     except (OSError, ValueError) as error:
         raise UsageError(
             f"text encoder {name!r} cannot be loaded; give a folder with config.json and model.safetensors, or a name "
             f"on the Hugging Face hub and a network connection ({str(error).splitlines()[0]})"
         ) from error
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise UsageError(
+            f"text encoder {name!r}: {len(missing)} of its weights are not in the file (first: {missing[0]})"
+        )
+    return model.train()
 
 
 def _random(config: Mapping[str, Any], tokenizer: Tokenizer) -> Any:

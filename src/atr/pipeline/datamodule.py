@@ -16,7 +16,7 @@ from atr.pipeline.audio import to_int16
 from atr.pipeline.augment import Augmentation
 from atr.pipeline.dataset import ClipDataset, EvaluationDataset, Loaded, TrainingDataset
 from atr.pipeline.sampler import EvaluationOrder, TrainingOrder
-from atr.pipeline.text import WordMask
+from atr.pipeline.text import WordMask, labels_of
 from atr.shards.read import ShardSet
 from atr.types import Batch
 
@@ -59,10 +59,12 @@ class AudioTextData(pl.LightningDataModule):
         self.batch_size, self.seed = batch_size, seed
         self.num_workers = default_workers() if num_workers is None else num_workers
         self.transform, self.word_mask = transform, word_mask
-        # Opened here, so that a missing folder is reported before a model is built.
-        self.sets = {
-            name: ShardSet(f) for name, f in (("train", train), ("validation", validation), ("test", test)) if f
-        }
+        self.resume_at: tuple[int, int] | None = None  # epoch, batches of it that are done
+        # Opened here, so that a missing folder is reported before a model is trained.
+        folders = {"train": train, "validation": validation, "test": test}
+        self.sets = {name: ShardSet([f] if isinstance(f, str) else f) for name, f in folders.items() if f}
+        if exclude_labels and (unknown := sorted(set(exclude_labels) - set(self.labels()))):
+            raise DataError(f"no clip has the label {unknown[0]!r}; labels in the data: {', '.join(self.labels())}")
         for name, shards in self.sets.items():
             keep_labels(shards, [] if name == "test" else exclude_labels, only_labels if name == "test" else [])
 
@@ -79,7 +81,7 @@ class AudioTextData(pl.LightningDataModule):
             self.word_mask,
         )
         rank, world = self._place()
-        order = TrainingOrder(len(dataset), self.batch_size, self.seed, rank, world)
+        order = TrainingOrder(len(dataset), self.batch_size, self.seed, rank, world, self.resume_at)
         return self._loader(dataset, order, self.batch_size // world)
 
     def val_dataloader(self) -> DataLoader[Loaded] | list:
@@ -92,12 +94,12 @@ class AudioTextData(pl.LightningDataModule):
         rank, world = self._place()
         return self._loader(dataset, EvaluationOrder(len(dataset), rank, world), max(1, self.batch_size // world))
 
-    def labels(self) -> list[str]:
-        """The labels of the training clips of a small set (up to 10 000 clips); empty for a larger one."""
-        shards = self.sets.get("train")
+    def labels(self, name: str = "train") -> list[str]:
+        """The labels of a small set (up to 10 000 clips); empty for a larger one, and for one that is not there."""
+        shards = self.sets.get(name)
         if shards is None or len(shards) > 10_000:
             return []
-        return sorted({str(tag) for n in range(len(shards)) for tag in shards.metadata(n).get("tag") or []})
+        return sorted(set().union(*(_labels(shards, number) for number in range(len(shards)))))
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -132,12 +134,10 @@ class Collate:
         for sample in samples:
             sample.waveform = np.empty(0, np.float32)  # travels in the batch
         tokens = self.tokenizer([text for sample in samples for text in sample.spoken])
-        rows = [row for row, sample in enumerate(samples) for _ in sample.captions]
         return Batch(
             waveform=torch.stack(waveforms) if waveforms else torch.zeros(0, 1, dtype=torch.int16),
             input_ids=tokens["input_ids"],
             attention_mask=tokens["attention_mask"],
-            row_of_caption=torch.tensor(rows, dtype=torch.int64),
             clip_id=_ids([sample.key for sample in samples]),
             source_id=_ids([sample.source or sample.key for sample in samples]),
             label_id=_ids(["\n".join(sorted(sample.labels)) or sample.key for sample in samples]),
@@ -154,17 +154,25 @@ def _ids(names: Sequence[str]) -> torch.Tensor:
     return torch.tensor([int.from_bytes(digest, "little") >> 1 for digest in digests], dtype=torch.int64)
 
 
+def _labels(shards: ShardSet, number: int) -> set[str]:
+    """A sample's labels; none where its json is bad, which is reported when the sample is read."""
+    try:
+        return set(labels_of(shards.metadata(number)))
+    except DataError:
+        return set()
+
+
 def keep_labels(shards: ShardSet, exclude: Sequence[str], only: Sequence[str]) -> None:
     """Leaves out clips by label. Reads every json of the set once, when there is something to leave out.
 
     Raises:
-        DataError: a label named here stands on no clip, or no clip is left.
+        DataError: a label to keep stands on no clip, or no clip is left.
     """
     if not exclude and not only:
         return
-    labels = [set(map(str, shards.metadata(number).get("tag") or [])) for number in range(len(shards))]
+    labels = [_labels(shards, number) for number in range(len(shards))]
     known = set().union(*labels)
-    if unknown := [label for label in (*exclude, *only) if label not in known]:
+    if unknown := [label for label in only if label not in known]:
         raise DataError(f"no clip has the label {unknown[0]!r}; labels in the data: {', '.join(sorted(known))}")
     keep = [n for n, tags in enumerate(labels) if not tags & set(exclude) and (not only or tags & set(only))]
     if not keep:

@@ -6,7 +6,7 @@ from torch.utils.data import Dataset
 from atr.errors import DataError
 from atr.pipeline.audio import decode_clip, to_int16
 from atr.pipeline.augment import Augmentation, augment
-from atr.pipeline.text import WordMask, captions_of
+from atr.pipeline.text import WordMask, captions_of, labels_of
 from atr.shards.read import ShardSet
 from atr.types import BadSample, Draw, Sample
 
@@ -27,29 +27,21 @@ class ClipDataset(Dataset[Loaded]):
     def __len__(self) -> int:
         return len(self.shards)
 
-    def _metadata(self, number: int) -> tuple[str, dict]:
-        shard, entry = self.shards.samples[number]
-        return f"{self.shards.indexes[shard].tar.parent.name}/{entry.key}", self.shards.metadata(number)
-
     def _sample(self, number: int, rng: np.random.Generator | None) -> Sample:
         """Decodes one sample; `rng` makes the crop a random one.
 
         Raises:
             DataError: it cannot be used.
         """
-        key, meta = self._metadata(number)
+        meta = self.shards.metadata(number)
         audio = self.shards.audio(number)
         if not audio:
             raise DataError("has no sound file beside its json")
         waveform, notes = decode_clip(audio, self.seconds, self.sample_rate, rng)
-        labels = [str(tag) for tag in meta.get("tag") or []]
         source, title = str(meta.get("source", "")), str(meta.get("title", ""))
         captions = captions_of(meta)
+        key, labels = self.shards.name(number), labels_of(meta)
         return Sample(key, waveform, captions, captions, labels, source, title, notes=notes)
-
-    def _bad(self, number: int, error: DataError) -> BadSample:
-        shard, entry = self.shards.samples[number]
-        return BadSample(f"{self.shards.indexes[shard].tar.parent.name}/{entry.key}", str(error))
 
 
 class EvaluationDataset(ClipDataset):
@@ -61,7 +53,7 @@ class EvaluationDataset(ClipDataset):
             if not sample.captions and not sample.labels:
                 raise DataError("has neither a caption (`text`) nor a label (`tag`) in its json")
         except DataError as error:
-            return None, [self._bad(draw.number, error)]
+            return None, [BadSample(self.shards.name(draw.number), str(error))]
         sample.clipped = to_int16(sample.waveform)[1]
         return sample, []
 
@@ -98,7 +90,7 @@ class TrainingDataset(ClipDataset):
             try:
                 return self._chosen(number, rng), bad
             except DataError as error:
-                bad.append(self._bad(number, error))
+                bad.append(BadSample(self.shards.name(number), str(error)))
                 number = int(rng.integers(len(self)))
         raise DataError(f"{REPLACEMENTS} clips in a row cannot be used; the first is {bad[0].key}: {bad[0].reason}")
 

@@ -40,6 +40,8 @@ class Ledger:
     def lines(self) -> list[str]:
         """What to tell the user at the end; nothing when all was well."""
         lines = [f"{len(keys)} clips: {note} (e.g. {min(keys)})" for note, keys in sorted(self.notes.items())]
+        if self.clipped:
+            lines.append(f"{self.clipped} waveform samples lay beyond full scale and were clipped")
         if self.bad:
             skipped = sorted(self.bad.values(), key=lambda one: one.key)
             lines.append(

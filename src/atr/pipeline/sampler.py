@@ -15,11 +15,23 @@ class TrainingOrder(Sampler[Draw]):
     Global batch b holds positions b·B … b·B + B - 1 of the epoch's permutation; rank r of W takes its r-th
     slice of B / W. The last, smaller batch is left out. Lightning calls `set_epoch`.
 
+    Args:
+        resume_at: an epoch and its number of finished batches, which are skipped; the length stays that of the
+            whole epoch, as Lightning counts from the first batch.
+
     Raises:
         UsageError: fewer clips than one batch, or a world size that does not divide the batch.
     """
 
-    def __init__(self, clips: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        clips: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        resume_at: tuple[int, int] | None = None,
+    ) -> None:
         if batch_size % world:
             near = sorted((n for n in range(1, batch_size + 1) if batch_size % n == 0), key=lambda n: abs(n - world))
             raise UsageError(
@@ -31,6 +43,7 @@ class TrainingOrder(Sampler[Draw]):
                 f"data.batch_size={batch_size} but there are {clips} training clips; make it {clips} or less"
             )
         self.clips, self.batch_size, self.seed, self.rank, self.world = clips, batch_size, seed, rank, world
+        self.resume_at = resume_at
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -43,7 +56,8 @@ class TrainingOrder(Sampler[Draw]):
     def __iter__(self) -> Iterator[Draw]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.clips)
         local = self.batch_size // self.world
-        for batch in range(self.clips // self.batch_size):
+        done = self.resume_at[1] if self.resume_at and self.resume_at[0] == self.epoch else 0
+        for batch in range(done, self.clips // self.batch_size):
             first = batch * self.batch_size + self.rank * local
             for position in range(first, first + local):
                 yield Draw(int(order[position]), self.epoch, position)

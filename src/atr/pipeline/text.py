@@ -22,6 +22,19 @@ def captions_of(metadata: dict[str, Any]) -> list[str]:
     return [caption.strip() for caption in captions if caption.strip()]
 
 
+def labels_of(metadata: dict[str, Any]) -> list[str]:
+    """The labels of a shard's json: `tag` is a list or one string.
+
+    Raises:
+        DataError: `tag` is something else.
+    """
+    tags = metadata.get("tag") or []
+    tags = [tags] if isinstance(tags, str) else tags
+    if not isinstance(tags, list):
+        raise DataError(f"its json has a `tag` of type {type(tags).__name__}; allowed: a list of strings, or a string")
+    return [str(tag) for tag in tags]
+
+
 class WordMask:
     """Hides each whitespace-separated word with probability `probability`.
 

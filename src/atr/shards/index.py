@@ -56,17 +56,35 @@ def index_path(tar: Path) -> Path:
 
 def load_index(tar: Path) -> ShardIndex:
     """Reads the index of a tar, or makes it when there is none or it belongs to another state of the tar."""
-    path = index_path(tar)
-    if path.exists():
-        stored = json.loads(path.read_text())
-        if stored["format"] == FORMAT and stored["size"] == tar.stat().st_size:
-            return ShardIndex(tar, stored["size"], stored["sha256"], [Entry(**e) for e in stored["entries"]])
+    if (stored := _stored_index(tar)) is not None:
+        return stored
     index = build_index(tar)
     try:
         write_index(index)
     except OSError as error:
         warnings.warn(f"{tar} was indexed, but the index cannot be stored beside it: {error}", stacklevel=2)
     return index
+
+
+def _stored_index(tar: Path) -> ShardIndex | None:
+    """The index beside a tar, if it is whole and its size, first and last sample are those of the tar."""
+    try:
+        content = json.loads(index_path(tar).read_text())
+        if content["format"] != FORMAT or content["size"] != tar.stat().st_size:
+            return None
+        index = ShardIndex(tar, content["size"], content["sha256"], [Entry(**entry) for entry in content["entries"]])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    with tar.open("rb") as file:
+        return index if all(_stands_in(file, entry) for entry in (index.entries[0], index.entries[-1])) else None
+
+
+def _stands_in(file: io.BufferedReader, entry: Entry) -> bool:
+    """Does the header before an entry's data name it? (A header holds up to 100 bytes of a name.)"""
+    offset, suffix = (entry.json_offset, "json") if entry.json_size else (entry.audio_offset, entry.suffix)
+    file.seek(offset - BLOCK)
+    name = file.read(100).rstrip(b"\0").decode(errors="replace")
+    return f"{entry.key}.{suffix}"[: len(name)].lower() == name.lower() != ""
 
 
 def build_index(tar: Path) -> ShardIndex:
@@ -83,7 +101,10 @@ def build_index(tar: Path) -> ShardIndex:
                 stem, _, suffix = name.partition(".")
                 key = f"{folder}/{stem}" if folder else stem
                 if member.isfile() and stem:
-                    members.setdefault(key, {})[suffix.lower()] = (member.offset_data, member.size)
+                    parts = members.setdefault(key, {})
+                    if suffix.lower() in parts:
+                        raise DataError(f"{tar}: holds {member.name!r} twice; write this shard again")
+                    parts[suffix.lower()] = (member.offset_data, member.size)
     except (tarfile.TarError, EOFError) as error:
         raise DataError(f"{tar}: not a readable tar ({error}); write or copy this shard again") from error
     entries = []

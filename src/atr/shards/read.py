@@ -9,6 +9,8 @@ from typing import Any
 from atr.errors import DataError
 from atr.shards.index import Entry, ShardIndex, load_index
 
+OPEN_FILES = 128  # per set and process; systems often allow 1024 in all
+
 
 class ShardSet:
     """The samples of several shard folders as one numbered sequence.
@@ -52,9 +54,9 @@ class ShardSet:
         try:
             meta = json.loads(self._read(shard, entry.json_offset, entry.json_size))
         except ValueError as error:
-            raise DataError(f"{self.name(number)}: its json cannot be read ({error})") from error
+            raise DataError(f"its json cannot be read ({error})") from error
         if not isinstance(meta, dict):
-            raise DataError(f"{self.name(number)}: its json is a {type(meta).__name__}, not an object")
+            raise DataError(f"its json is a {type(meta).__name__}, not an object")
         return meta
 
     def select(self, numbers: Sequence[int]) -> None:
@@ -64,6 +66,8 @@ class ShardSet:
     def _read(self, shard: int, offset: int, size: int) -> bytes:
         place = (os.getpid(), shard)
         if place not in self._files:
+            if len(self._files) >= OPEN_FILES:
+                os.close(self._files.pop(next(iter(self._files))))
             self._files[place] = os.open(self.indexes[shard].tar, os.O_RDONLY)
         return os.pread(self._files[place], size, offset)
 

@@ -58,10 +58,13 @@ def write_shards(
     if list(folder.glob("*.tar")):
         raise DataError(f"{folder} already holds shards; remove them or choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    ordered = sorted(clips, key=lambda clip: clip.id)
+    ordered = sorted(clips, key=lambda clip: (shard_key(clip.id), clip.id))
     for before, after in itertools.pairwise(ordered):
-        if before.id == after.id:
-            raise DataError(f"two clips have the id {after.id!r} ({before.audio}, {after.audio}); ids must differ")
+        if shard_key(before.id) == shard_key(after.id):
+            raise DataError(
+                f"the ids {before.id!r} and {after.id!r} ({before.audio}, {after.audio}) give the same key "
+                f"{shard_key(after.id)!r}; ids must differ in letters, digits, - or _"
+            )
     result = Written()
     members: list[tuple[Clip, str, bytes]] = []
     for clip in ordered:
@@ -86,16 +89,23 @@ def shard_key(clip_id: str) -> str:
 def _encode(clip: Clip, codec: Codec, sample_rate: int | None) -> tuple[str, bytes]:
     """Returns the suffix and the bytes under which a clip's sound is stored."""
     path = Path(clip.audio)
+    cut = clip.start is not None or clip.end is not None
     if codec == "keep":
+        if cut:
+            raise DataError(f"{path}: codec keep cannot cut out {clip.start} to {clip.end} s; choose flac, ogg or wav")
         suffix = path.suffix.lower().lstrip(".")
         if suffix not in AUDIO_SUFFIXES:
             raise DataError(f"{path}: suffix .{suffix} cannot be kept; allowed are {', '.join(AUDIO_SUFFIXES)}")
         if soundfile.info(str(path)).frames == 0:
             raise DataError(f"{path}: no samples in it")
         return suffix, path.read_bytes()
-    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)  # (frames, channels)
+    rate = soundfile.info(str(path)).samplerate
+    start, stop = (None if second is None else round(second * rate) for second in (clip.start, clip.end))
+    samples, _ = soundfile.read(
+        path, start=start or 0, stop=stop, dtype="float32", always_2d=True
+    )  # (frames, channels)
     if len(samples) == 0:
-        raise DataError(f"{path}: no samples in it")
+        raise DataError(f"{path}: no samples {'between its start and end' if cut else 'in it'}")
     if not np.isfinite(samples).all():
         raise DataError(f"{path}: holds NaN or infinite samples")
     if sample_rate is not None and sample_rate != rate:

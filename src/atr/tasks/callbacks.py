@@ -79,20 +79,34 @@ class StepProgress(LightningProgressBar):
 
 
 class CountBad(Callback):
-    """Enters each batch into a `Ledger` before the step, so that nothing is trained beyond its limit."""
+    """Enters each batch into its set's `Ledger` before the step, so that nothing is trained beyond the limit."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
+    def __init__(self, training: Ledger, validation: Ledger) -> None:
+        self.training, self.validation = training, validation
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         """Counts."""
-        self.ledger.add(batch)
+        self.training.add(batch)
+
+    def on_validation_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Counts."""
+        self.validation.add(batch)
 
 
 class SaveWhenStopped(Callback):
-    """Writes `interrupted.ckpt` when training ends by Ctrl-C or an error after its first step."""
+    """Writes `interrupted.ckpt` when training ends by Ctrl-C or an error after its first step.
+
+    An error on one of several ranks is not saved: the others would be waited for in vain.
+    """
 
     NAME = "interrupted.ckpt"
 
@@ -101,5 +115,5 @@ class SaveWhenStopped(Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Saves all that resuming needs."""
-        if trainer.global_step > 0:
+        if trainer.global_step > 0 and (trainer.world_size == 1 or isinstance(exception, KeyboardInterrupt)):
             trainer.save_checkpoint(self.path)

@@ -85,6 +85,18 @@ class ContrastiveTask(pl.LightningModule):
         schedule = self.schedule(optimizer, int(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Tells the data how far the interrupted epoch was trained, and the trainer's count the same.
+
+        The position comes from the optimizer's steps: a run stopped after a step may not have counted its batch.
+        """
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        uncounted = checkpoint["global_step"] - progress["total"]["completed"]
+        done = progress["current"]["completed"] + uncounted
+        for counts in (progress["current"], progress["total"]):
+            counts |= dict.fromkeys(("ready", "started", "processed", "completed"), counts["completed"] + uncounted)
+        self.trainer.datamodule.resume_at = (checkpoint["epoch"], done)  # type: ignore[attr-defined]
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what is needed to use the weights without this run."""
         checkpoint["atr"] = self.provenance
