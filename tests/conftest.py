@@ -107,6 +107,7 @@ class Compose:
             f"run_dir={self.run_dir}", f"data.train=[{self.shards}]", f"data.test=[{self.shards}]",
             "data.batch_size=8", "data.num_workers=0", "trainer.max_epochs=2", "trainer.accelerator=cpu",
             "trainer.precision=32-true", "schedule.warmup_steps=2", "augment=none",
+            "loss.exclude=[caption,clip]", "checkpoint.every_n_epochs=1",
         ]  # fmt: skip
         return compose_config([*TINY, *own, *overrides])
 

@@ -95,7 +95,8 @@ class ContrastiveTask(pl.LightningModule):
         done = progress["current"]["completed"] + uncounted
         for counts in (progress["current"], progress["total"]):
             counts |= dict.fromkeys(("ready", "started", "processed", "completed"), counts["completed"] + uncounted)
-        self.trainer.datamodule.resume_at = (checkpoint["epoch"], done)  # type: ignore[attr-defined]
+        if not progress["is_last_batch"]:
+            self.trainer.datamodule.resume_at = (checkpoint["epoch"], done)  # type: ignore[attr-defined]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what is needed to use the weights without this run."""
