@@ -226,6 +226,7 @@ def test_precision_fits_the_processor(monkeypatch):
     [
         ("evaluation.templates=[]", "no prompt template"),
         ("evaluation.templates=['a sound']", "has no {label} in it"),
+        ("evaluation.labels=[low_note]", "evaluation.labels lacks 'high_note', which stands on clips of the set"),
         ("loss.exclude=[captions]", "loss.exclude names 'captions'; allowed: caption, clip, source, label"),
         ("model.audio.attention=flash", "attention is 'flash'; allowed: auto, plain, sdpa"),
         ("masking.word_mask.variant=x", "allowed: mask_token, literal"),

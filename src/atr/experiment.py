@@ -14,7 +14,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from atr.checkpoint import build_model, describe, newest_checkpoint, read_checkpoint
 from atr.config import build
 from atr.errors import AtrError, CheckpointError, UsageError
-from atr.evaluation.encode import check_templates
+from atr.evaluation.encode import check_candidates, check_templates
 from atr.evaluation.run import Evaluation, evaluate, print_scores
 from atr.models.clap import Clap
 from atr.pipeline.datamodule import AudioTextData, available_processors
@@ -58,6 +58,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     torch.manual_seed(cfg.seed)  # initial weights
     model = start_from(cfg) if cfg.init else build(cfg.model)
     data = build_data(cfg, model)
+    if cfg.evaluation.labels:
+        check_candidates(cfg.evaluation.labels, data.labels("test"))
     hashes = data_hashes(data)
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg))

@@ -1,6 +1,6 @@
 """Batches -> embeddings of a whole evaluation set."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import torch
@@ -68,6 +68,18 @@ def check_templates(templates: Sequence[str]) -> list[str]:
     if wrong := [template for template in templates if "{label}" not in template]:
         raise UsageError(f"template {wrong[0]!r} has no {{label}} in it")
     return list(templates)
+
+
+def check_candidates(candidates: Sequence[str], labels: Collection[str]) -> None:
+    """Refuses candidates of a classification that lack a label of the set.
+
+    Raises:
+        UsageError: naming the first one.
+    """
+    if unknown := sorted(set(labels) - set(candidates)):
+        raise UsageError(
+            f"evaluation.labels lacks {unknown[0]!r}, which stands on clips of the set; it has {', '.join(candidates)}"
+        )
 
 
 def label_text(label: str) -> str:

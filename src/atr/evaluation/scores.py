@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from atr.errors import DataError, UsageError
-from atr.evaluation.encode import Part, encode_labels
+from atr.errors import DataError
+from atr.evaluation.encode import Part, check_candidates, encode_labels
 from atr.evaluation.retrieval import retrieval
 from atr.evaluation.zero_shot import ZeroShot, zero_shot
 from atr.models.clap import Clap
@@ -65,8 +65,7 @@ def score(
     single = [row for row, sample in enumerate(encoded.samples) if len(sample.labels) == 1]
     carried = {encoded.samples[row].labels[0] for row in single}
     names = sorted(labels) or sorted(carried)
-    if labels and (unknown := sorted(carried - set(names))):
-        raise UsageError(f"evaluation.labels lacks {unknown[0]!r}, which stands on clips of the set; it has {names}")
+    check_candidates(names, carried)
     classified = None
     if single and len(names) > 1:
         target = torch.tensor([names.index(encoded.samples[row].labels[0]) for row in single])

@@ -1,4 +1,4 @@
-"""Waveform augmentation: `audiomentations` under our seed, and the effects it lacks.
+"""Waveform augmentation: `audiomentations` under our seed, and the two effects of the released code it lacks.
 
 The presets are the files in `conf/augment`.
 """
@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import soxr
 from audiomentations.core.transforms_interface import BaseWaveformTransform
 
 from atr.errors import AtrError
@@ -87,27 +86,3 @@ class Delay(BaseWaveformTransform):
         delayed = np.zeros_like(samples)
         delayed[..., offset:] = samples[..., : samples.shape[-1] - offset]
         return (samples + np.float32(self.factor) * delayed) / 2
-
-
-class Speed(BaseWaveformTransform):
-    """Plays faster or slower, which moves pitch and tempo together (DOI 10.21437/Interspeech.2015-711).
-
-    The length stays: a longer result is cut, a shorter one repeated from its beginning.
-    """
-
-    supports_multichannel = False
-
-    def __init__(self, min_rate: float, max_rate: float, p: float = 0.5) -> None:
-        super().__init__(p)
-        self.min_rate = min_rate
-        self.max_rate = max_rate
-
-    def randomize_parameters(self, samples: np.ndarray, sample_rate: int) -> None:
-        """Draws the rate; above 1 is faster."""
-        super().randomize_parameters(samples, sample_rate)
-        self.parameters["rate"] = random.uniform(self.min_rate, self.max_rate)
-
-    def apply(self, samples: np.ndarray, sample_rate: int) -> np.ndarray:
-        """Resamples."""
-        played = soxr.resample(samples, self.parameters["rate"], 1.0, quality="LQ")
-        return np.resize(played, samples.shape)
