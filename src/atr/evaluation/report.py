@@ -91,7 +91,8 @@ def hear(evaluation: Evaluation) -> list[Heard]:
             nearest = [(float(cosine[i]), texts[i], texts[i] in sample.captions) for i in order[:NEAREST]]
             own_rank = next((place for place, i in enumerate(order, 1) if texts[i] in sample.captions), None)
         audio = _sound(waveform, evaluation.sample_rate)
-        result.append(Heard(sample.key, sample.title, ", ".join(sample.labels), audio, nearest, own_rank))
+        key = "/".join(sample.key.split("/")[-2:])  # the folder's name and below
+        result.append(Heard(key, sample.title, ", ".join(sample.labels), audio, nearest, own_rank))
     return result
 
 
