@@ -28,8 +28,8 @@ def test_remarks_are_gathered_by_kind(tokenizer):
     ledger = Ledger(clips=10, limit=0.5)
     ledger.add(batch(tokenizer, [BadSample("a", "empty")], ["is silent"]))
     assert ledger.lines() == ["1 clips: is silent (e.g. clip1)", "1 of 10 clips were skipped:\n  a: empty"]
-    ledger.clipped = 3
-    assert ledger.lines()[1] == "3 waveform samples lay beyond full scale and were clipped"
+    ledger.clipped = 160
+    assert ledger.lines()[1] == "160 waveform samples (1.00%) lay beyond full scale and were clipped"
     assert Ledger(10, 0.5).lines() == []
 
 

@@ -18,7 +18,7 @@ class Ledger:
         self.clips, self.limit = clips, limit
         self.bad: dict[str, BadSample] = {}
         self.notes: dict[str, set[str]] = {}  # remark -> keys
-        self.clipped = 0  # waveform samples beyond [-1, 1]
+        self.heard = self.clipped = 0  # waveform samples, and those of them beyond [-1, 1]
 
     def add(self, batch: Batch) -> None:
         """Takes in a batch.
@@ -27,6 +27,7 @@ class Ledger:
             DataError: more than `limit` of the clips are bad.
         """
         self.bad |= {one.key: one for one in batch.bad}
+        self.heard += batch.waveform.numel()
         self.clipped += batch.clipped
         for sample in batch.samples:
             for note in sample.notes:
@@ -41,7 +42,8 @@ class Ledger:
         """What to tell the user at the end; nothing when all was well."""
         lines = [f"{len(keys)} clips: {note} (e.g. {min(keys)})" for note, keys in sorted(self.notes.items())]
         if self.clipped:
-            lines.append(f"{self.clipped} waveform samples lay beyond full scale and were clipped")
+            share = self.clipped / self.heard
+            lines.append(f"{self.clipped} waveform samples ({share:.2%}) lay beyond full scale and were clipped")
         if self.bad:
             skipped = sorted(self.bad.values(), key=lambda one: one.key)
             lines.append(
