@@ -161,6 +161,8 @@ def test_ctrl_c_leaves_a_usable_checkpoint(tmp_path, shards):
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *overrides], cwd=tmp_path, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        # A suite that runs in the background hands down an ignored SIGINT; at a terminal it is not ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "metrics.csv").exists() and time.monotonic() < deadline:
