@@ -78,7 +78,7 @@ def main() -> None:
             rows.append(value | {"peer": other, "ratio": speed[kind] / speed[other]})
     Console().print(table)
     if arguments.json:
-        result = {"environment": environment() | {"system": platform.platform()}, "rows": rows}
+        result = {"environment": environment() | {"system": platform.system()}, "rows": rows}
         result["precision"] = best_precision("auto")
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")

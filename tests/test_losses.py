@@ -107,18 +107,14 @@ def test_a_duplicate_caption_gets_no_negative_gradient(loss):
     """Clips 0 and 1 have the same caption: clip 0 must not be pushed from caption 1. The control does push."""
 
     def push(exclude: list[str]) -> float:
+        """Gradient with respect to the cosine of clip 0 and caption 1: text j's gradient is sum_i c_ij audio_i."""
         loss.exclude = tuple(exclude)
-        audio, text = unit(3, seed=5).requires_grad_(), unit(3, seed=6)
-        others = text.clone().requires_grad_()
-        total = loss(Embeddings(audio, others), batch_of([7, 7, 8]))
-        cosine = torch.zeros(3, 3)  # gradient with respect to each cosine, by the chain rule on the text side
-        (gradient,) = torch.autograd.grad(total, [others])
-        cosine = torch.linalg.lstsq(audio.detach().T, gradient.T).solution  # gradient_j = sum_i c_ij audio_i
-        return float(cosine[0, 1])
+        audio, text = unit(3, seed=5), unit(3, seed=6).requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(Embeddings(audio, text), batch_of([7, 7, 8])), [text])
+        return float(torch.linalg.lstsq(audio.T, gradient.T).solution[0, 1])
 
     assert push(["caption"]) == pytest.approx(0.0, abs=1e-5)
-    assert push([]) > 1e-4 or push([]) > 1e-6  # pushed away: its loss grows with the cosine
-    assert push([]) > 100 * abs(push(["caption"]))
+    assert push([]) > 1e-3  # pushed away: the loss grows with the cosine
 
 
 def test_the_diagonal_stays_and_each_property_counts():
