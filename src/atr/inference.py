@@ -11,12 +11,12 @@ from torch import Tensor
 
 from atr.checkpoint import build_model, read_checkpoint
 from atr.errors import DataError, UsageError
-from atr.evaluation.encode import check_templates, encode_labels
+from atr.evaluation.encode import check_templates, encode_labels, encode_texts
 from atr.models.clap import Clap
 from atr.pipeline.audio import decode_clip, prepare_waveform, to_int16
 
 Sound = str | Path | BinaryIO | tuple[np.ndarray, int]
-BATCH = 32  # clips or captions encoded together
+BATCH = 32  # clips encoded together
 DEFAULT_TEMPLATE = "The sound of {label}"  # arXiv 2309.11500
 
 
@@ -53,17 +53,9 @@ class AudioTextModel:
         parts = [torch.from_numpy(np.stack(waveforms[i : i + BATCH])) for i in range(0, len(waveforms), BATCH)]
         return torch.cat([self.clap.encode_audio(part.to(self.device)).cpu() for part in parts])
 
-    @torch.inference_mode()
     def encode_text(self, texts: str | Sequence[str]) -> Tensor:
         """Embeds captions: `(M, D)`, unit norm, float32, on the CPU."""
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        if not texts:
-            return torch.zeros(0, self.clap.dim)
-        parts = []
-        for first in range(0, len(texts), BATCH):
-            tokens = {k: v.to(self.device) for k, v in self.clap.text.tokenizer(texts[first : first + BATCH]).items()}
-            parts.append(self.clap.encode_text(**tokens).cpu())
-        return torch.cat(parts)
+        return encode_texts(self.clap, [texts] if isinstance(texts, str) else list(texts), self.device)
 
     def similarity(self, audio: Tensor, text: Tensor) -> Tensor:
         """Cosine of embeddings `(N, D)` and `(M, D)`: `(N, M)`."""
