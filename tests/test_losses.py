@@ -21,7 +21,8 @@ def batch_of(caption: list[int], clip: list[int] | None = None, label: list[int]
     return Batch(
         waveform=torch.zeros(rows, 1), input_ids=torch.zeros(rows, 1), attention_mask=torch.zeros(rows, 1),
         clip_id=torch.tensor(clip) if clip else distinct + 100, source_id=distinct + 200,
-        label_id=torch.tensor(label) if label else distinct + 300, caption_id=torch.tensor(caption), samples=[],
+        label_id=torch.tensor(label) if label else distinct + 300, corpus_id=distinct * 0,
+        caption_id=torch.tensor(caption), samples=[],
         clipped=0, bad=[],
     )  # fmt: skip
 

@@ -18,13 +18,14 @@ from atr.evaluation.encode import check_candidates, check_templates
 from atr.evaluation.run import Evaluation, evaluate, print_scores
 from atr.models.clap import Clap
 from atr.pipeline.datamodule import AudioTextData, available_processors
-from atr.pipeline.ledger import Ledger
+from atr.pipeline.ledger import list_bad
 from atr.provenance import data_hashes, environment
 from atr.tasks.callbacks import CountBad, SaveWhenStopped, StepProgress
 from atr.tasks.contrastive import ContrastiveTask
 
 SAME_ON_RESUME = (
     "model", "loss", "optimizer", "schedule", "augment", "masking", "seed", "data.batch_size", "data.exclude_labels",
+    "data.mixture", "data.stereo", "data.streaming",
 )  # fmt: skip
 
 
@@ -66,12 +67,15 @@ def train(cfg: DictConfig) -> dict[str, float]:
     (run_dir / "environment.json").write_text(json.dumps(environment() | {"data": hashes}, indent=2))
     task = ContrastiveTask(
         model, build(cfg.loss), build(cfg.optimizer), build(cfg.schedule), cfg.seed,
-        cfg.evaluation.templates, describe(cfg, model, data.labels(), hashes),
+        cfg.evaluation.templates, describe(cfg, model, data.labels(), hashes), data.corpora(),
     )  # fmt: skip
-    ledgers = {name: Ledger(len(data.sets.get(name, ())), cfg.bad_samples) for name in ("train", "validation")}
+    ledgers = {name: data.ledger(name, cfg.bad_samples) for name in ("train", "validation")}
     trainer = build_trainer(cfg, run_dir, CountBad(ledgers["train"], ledgers["validation"]))
     share_processors(trainer, data.num_workers)
     say(trainer, opening(cfg, model, data, trainer))
+    for name, shards in data.sets.items():
+        if shards.lost:
+            say(trainer, f"{name}: lost in damaged shards, {len(shards.lost)} entries:\n{list_bad(shards.lost)}")
     fit(trainer, task, data, run_dir / "checkpoints", resume)
     remarks = [f"{name}: {line}" for name, ledger in ledgers.items() for line in ledger.lines()]
     for remark in remarks:
@@ -89,8 +93,8 @@ def finish(
 
     data.trainer = None  # the whole test set, on this process
     evaluation: Evaluation = evaluate(
-        model, data.evaluation_loader("test"), len(data.sets["test"]), cfg.evaluation.templates, cfg.evaluation.labels,
-        cfg.bad_samples,
+        model, data.evaluation_loader("test"), data.ledger("test", cfg.bad_samples), cfg.evaluation.templates,
+        cfg.evaluation.labels,
     )  # fmt: skip
     numbers = evaluation.scores.flat()
     (run_dir / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
@@ -109,7 +113,7 @@ def build_data(cfg: DictConfig, model: Clap) -> AudioTextData:
     """The data module of a configuration, tokenising for `model`."""
     return build(
         cfg.data, tokenizer=model.text.tokenizer, transform=build(cfg.augment.transform),
-        word_mask=build(cfg.masking.word_mask),
+        word_mask=build(cfg.masking.word_mask), mix=build(cfg.augment.get("mix")),
     )  # fmt: skip
 
 
@@ -216,6 +220,8 @@ def opening(cfg: DictConfig, model: Clap, data: AudioTextData, trainer: pl.Train
         return f"{sum(p.numel() for p in module.parameters()) / 1e6:.1f} M"
 
     sets = ", ".join(f"{len(shards)} clips for {name}" for name, shards in data.sets.items())
+    if data.streamed:
+        sets = f"train is streamed, {data.streaming_clips} clips an epoch; " + sets
     device = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
     return (
         f"run         {cfg.run_dir}\ndata        {sets}\n"

@@ -7,7 +7,7 @@ several devices the batch is the global one.
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.distributed as dist
@@ -41,6 +41,26 @@ def sigmoid_loss(audio: Tensor, text: Tensor, log_scale: Tensor, bias: Tensor, e
     logits = log_scale.exp() * audio @ text.T + bias
     sign = 2.0 * torch.eye(len(audio), device=audio.device) - 1.0
     return -(F.logsigmoid(sign * logits) * ~excluded).sum() / len(audio)
+
+
+def info_nce_rows(audio: Tensor, text: Tensor, log_scale: Tensor, excluded: Tensor) -> Tensor:
+    """What each pair adds to `info_nce`, `(B,)`: its mean is the loss."""
+    logits = (log_scale.exp() * audio @ text.T).masked_fill(excluded, -torch.inf)
+    return logits.logsumexp(1) / 2 + logits.logsumexp(0) / 2 - logits.diagonal()
+
+
+def sigmoid_rows(audio: Tensor, text: Tensor, log_scale: Tensor, bias: Tensor, excluded: Tensor) -> Tensor:
+    """What each clip adds to `sigmoid_loss`, `(B,)`: its mean is the loss."""
+    logits = log_scale.exp() * audio @ text.T + bias
+    sign = 2.0 * torch.eye(len(audio), device=audio.device) - 1.0
+    return -(F.logsigmoid(sign * logits) * ~excluded).sum(dim=1)
+
+
+def recall_rows(audio: Tensor, text: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
+    """Is each one's own counterpart the nearest of the batch? bool `(B,)` twice: text -> audio, audio -> text."""
+    cosine = (audio @ text.T).masked_fill(excluded, -torch.inf)
+    own = torch.arange(len(audio), device=audio.device)
+    return cosine.argmax(dim=0) == own, cosine.argmax(dim=1) == own
 
 
 def same_pairs(batch: Batch, by: Sequence[Sameness]) -> Tensor:
@@ -87,6 +107,20 @@ def gather(rows: Tensor) -> Tensor:
     return Gather.apply(rows) if several else rows
 
 
+def global_batch(embeddings: Embeddings, batch: Batch, exclude: Sequence[Sameness]) -> tuple[Tensor, Tensor, Tensor]:
+    """Audio and text of all ranks, float32 `(B, D)`, and the pairs left out, bool `(B, B)`."""
+    return gather(embeddings.audio.float()), gather(embeddings.text.float()), same_pairs(batch, exclude)
+
+
+class Rows(NamedTuple):
+    """Each pair of a global batch on its own."""
+
+    corpus: Tensor  # (B,) int64
+    loss: Tensor  # (B,) float32
+    t2a: Tensor  # (B,) bool: the own clip is the nearest one to the caption
+    a2t: Tensor  # (B,) bool: the own caption is the nearest one to the clip
+
+
 class InfoNCE(nn.Module):
     """`info_nce` with its learnable scale, kept between 1 and 100.
 
@@ -103,9 +137,16 @@ class InfoNCE(nn.Module):
     def forward(self, embeddings: Embeddings, batch: Batch) -> Tensor:
         """Returns the loss, a float32 scalar."""
         with torch.autocast(embeddings.audio.device.type, enabled=False):
-            excluded = same_pairs(batch, self.exclude)
-            audio, text = gather(embeddings.audio.float()), gather(embeddings.text.float())
+            audio, text, excluded = global_batch(embeddings, batch, self.exclude)
             return info_nce(audio, text, self.logit_scale, excluded)
+
+    @torch.no_grad()
+    def rows(self, embeddings: Embeddings, batch: Batch) -> Rows:
+        """The pairs of the global batch one by one, for logging."""
+        with torch.autocast(embeddings.audio.device.type, enabled=False):
+            audio, text, excluded = global_batch(embeddings, batch, self.exclude)
+            losses = info_nce_rows(audio, text, self.logit_scale, excluded)
+            return Rows(gather(batch.corpus_id), losses, *recall_rows(audio, text, excluded))
 
     def clamp(self) -> None:
         """To be called after each optimizer step."""
@@ -131,9 +172,16 @@ class SigmoidLoss(nn.Module):
     def forward(self, embeddings: Embeddings, batch: Batch) -> Tensor:
         """Returns the loss, a float32 scalar."""
         with torch.autocast(embeddings.audio.device.type, enabled=False):
-            excluded = same_pairs(batch, self.exclude)
-            audio, text = gather(embeddings.audio.float()), gather(embeddings.text.float())
+            audio, text, excluded = global_batch(embeddings, batch, self.exclude)
             return sigmoid_loss(audio, text, self.logit_scale, self.logit_bias, excluded)
+
+    @torch.no_grad()
+    def rows(self, embeddings: Embeddings, batch: Batch) -> Rows:
+        """The pairs of the global batch one by one, for logging."""
+        with torch.autocast(embeddings.audio.device.type, enabled=False):
+            audio, text, excluded = global_batch(embeddings, batch, self.exclude)
+            losses = sigmoid_rows(audio, text, self.logit_scale, self.logit_bias, excluded)
+            return Rows(gather(batch.corpus_id), losses, *recall_rows(audio, text, excluded))
 
     def clamp(self) -> None:
         """To be called after each optimizer step."""

@@ -53,7 +53,7 @@ class BadSample:
 
 @dataclass
 class Sample:
-    """One decoded clip. `waveform (T,)` is float32 in [-1, 1]."""
+    """One decoded clip. `waveform (T,)`, or `(2, T)` in stereo: float32 while it is made, int16 when it is finished."""
 
     key: str
     waveform: np.ndarray
@@ -62,6 +62,7 @@ class Sample:
     labels: list[str]
     source: str
     title: str = ""
+    corpus: str = ""  # the part of a mixture that it comes from
     clipped: int = 0  # samples beyond [-1, 1]
     notes: list[str] = field(default_factory=list)
 
@@ -73,12 +74,13 @@ class Batch:
     The ids are 63-bit hashes, equal exactly where the thing itself is equal; the losses compare them.
     """
 
-    waveform: Tensor  # (B, T) int16
+    waveform: Tensor  # (B, T) int16, or (B, 2, T) in stereo
     input_ids: Tensor  # (M, L) int64, padded to the longest of the batch
     attention_mask: Tensor  # (M, L) int64
     clip_id: Tensor  # (B,) int64
     source_id: Tensor  # (B,) int64
     label_id: Tensor  # (B,) int64
+    corpus_id: Tensor  # (B,) int64
     caption_id: Tensor  # (M,) int64
     samples: list[Sample]  # without their waveforms
     clipped: int  # samples beyond [-1, 1] in the whole batch
@@ -116,3 +118,11 @@ class Encoded:
     text: Tensor  # (M, D)
     clip_of_text: Tensor  # (M,) int64
     samples: list[Sample]  # N, without their waveforms
+
+    def of(self, rows: list[int]) -> "Encoded":
+        """These clips only, with their captions."""
+        place = torch.full((len(self.audio),), -1)
+        place[rows] = torch.arange(len(rows))
+        kept = place[self.clip_of_text] >= 0
+        samples = [self.samples[row] for row in rows]
+        return Encoded(self.audio[rows], self.text[kept], place[self.clip_of_text[kept]], samples)

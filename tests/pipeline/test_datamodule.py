@@ -10,10 +10,13 @@ import soundfile
 import torch
 
 from atr.errors import AtrError, DataError
+from atr.models.mel import LogMel
 from atr.pipeline.datamodule import AudioTextData
+from atr.pipeline.mixture import Mixture
+from atr.pipeline.pair import PairMix
 from atr.pipeline.text import WordMask
 from atr.shards.write import write_shards
-from atr.types import Batch
+from atr.types import Batch, Clip
 from tests.conftest import tone
 
 
@@ -187,3 +190,69 @@ def test_an_error_in_a_worker_reads_like_one_in_the_main_process(shards, tokeniz
 
 def broken_transform(samples, sample_rate):
     raise RuntimeError("no impulse response")
+
+
+def test_mixing_pairs_is_reproducible_and_masks_the_joined_caption(shards, tokenizer):
+    settings = {"mix": PairMix(0.5), "batch_size": 16}
+    first, again = (epoch(module(shards, tokenizer, num_workers=w, **settings))[0] for w in (0, 2))
+    assert equal(first, again)
+    captions = [sample.captions[0] for sample in first.samples]
+    mixed = [caption for caption in captions if " and " in caption or " followed by " in caption]
+    assert 3 <= len(mixed) <= 13
+    whole = epoch(module(shards, tokenizer, batch_size=16))[0]
+    assert whole.clip_id.tolist() == first.clip_id.tolist()  # the order does not depend on the mixing
+    hidden = epoch(module(shards, tokenizer, mix=PairMix(1.0), word_mask=WordMask(1.0), batch_size=16))[0]
+    assert all(sample.spoken[0].split().count(tokenizer.mask_token) >= 6 for sample in hidden.samples)
+
+
+def test_a_mixture_of_corpora_says_where_each_clip_comes_from(tmp_path, clips, tokenizer):
+    write_shards(clips[:12], tmp_path / "a", codec="flac")
+    write_shards(clips[12:], tmp_path / "b", codec="flac")
+    train = {"tones": [tmp_path / "a"], "bells": str(tmp_path / "b")}
+    data = module("", tokenizer, train=train, test=[], mixture=Mixture(weights={"tones": 1, "bells": 1}))
+    batches = epoch(data)
+    names = [sample.corpus for batch in batches for sample in batch.samples]
+    assert data.corpora() == ["tones", "bells"] and names.count("bells") == 8 == names.count("tones")
+    assert {tuple(batch.corpus_id.tolist()) for batch in batches} != {()}
+    assert len(set(torch.cat([batch.corpus_id for batch in batches]).tolist())) == 2
+    # a repeated clip gets another crop: note15 is longer than a second
+    crops = {}
+    for number in range(3):
+        for batch in epoch(data, number):
+            for row, sample in enumerate(batch.samples):
+                crops.setdefault(sample.key, []).append(batch.waveform[row].numpy().tobytes())
+    repeated = next(seen for key, seen in crops.items() if key.endswith(":note15"))
+    assert len(repeated) == 6 and len(set(repeated)) == 6
+
+
+def test_a_bad_sample_is_replaced_from_its_own_corpus(tmp_path, clips, tokenizer):
+    write_shards(clips[:8], tmp_path / "a", codec="flac")
+    write_shards(clips[8:], tmp_path / "b", codec="flac")
+    add_to_tar(tmp_path / "b" / "00000.tar", [("bad.wav", b"x"), ("bad.json", b'{"text": ["x"]}')])
+    data = module("", tokenizer, train={"a": [tmp_path / "a"], "b": [tmp_path / "b"]}, test=[], batch_size=17)
+    for number in range(4):
+        names = [sample.corpus for sample in epoch(data, number)[0].samples]
+        assert names.count("b") == 9
+
+
+def test_stereo_batches_have_two_channels(tmp_path, tokenizer):
+    soundfile.write(tmp_path / "x.wav", np.stack([tone(300), tone(700)], axis=1), 16_000)
+    clip = Clip(id="x", audio=str(tmp_path / "x.wav"), captions=["two tones"])
+    write_shards([clip], tmp_path / "stereo")
+    data = module(tmp_path / "stereo", tokenizer, stereo=True, batch_size=1)
+    for batch in (epoch(data)[0], next(iter(data.evaluation_loader("test")))):
+        assert batch.waveform.shape == (1, 2, 16_000) and batch.waveform.dtype == torch.int16
+        assert not torch.equal(batch.waveform[0, 0], batch.waveform[0, 1])
+    mono = epoch(module(tmp_path / "stereo", tokenizer, batch_size=1))[0]
+    mel = LogMel(sample_rate=16_000, seconds=1.0, n_fft=512, hop=160, frequency_max=8000)
+    assert torch.allclose(mel(batch.waveform), mel(mono.waveform), atol=0.1)
+
+
+def test_what_a_damaged_shard_has_lost_is_in_the_account(shards, tokenizer):
+    path = shards / "00000.tar"
+    path.write_bytes(path.read_bytes()[:60_000])
+    data = module(shards, tokenizer)
+    ledger = data.ledger("train", 0.01)
+    assert ledger.clips == 16 and len(ledger.bad) == 16 - len(data.sets["train"])
+    with pytest.raises(DataError, match=r"of 16 clips cannot be used, more than bad_samples=0\.01:\n.*00000\.tar:note"):
+        ledger.add(epoch(data)[0])

@@ -1,20 +1,31 @@
 """The order: a pure function of (seed, epoch), cut among ranks without changing a global batch."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 
 from atr.errors import UsageError
+from atr.pipeline.mixture import EpochOrder, Mixture
 from atr.pipeline.sampler import EvaluationOrder, TrainingOrder
 
 
+def order_of(clips, seed=0):
+    shards = SimpleNamespace(
+        shard_of=lambda: np.zeros(clips, np.int64), corpus_of_shard=np.zeros(1, np.int64), corpora=[""]
+    )
+    return EpochOrder(shards, Mixture(), seed)
+
+
 def epoch(number, clips=50, batch=8, seed=0, rank=0, world=1):
-    order = TrainingOrder(clips, batch, seed, rank, world)
+    order = TrainingOrder(order_of(clips, seed), batch, rank, world)
     order.set_epoch(number)
     return list(order)
 
 
 def test_an_epoch_holds_each_clip_at_most_once_in_whole_batches():
     draws = epoch(0)
-    assert len(draws) == 48 == len(TrainingOrder(50, 8, 0))
+    assert len(draws) == 48 == len(TrainingOrder(order_of(50), 8))
     assert len({draw.number for draw in draws}) == 48
     assert [draw.position for draw in draws] == list(range(48))
 
@@ -37,12 +48,12 @@ def test_ranks_share_the_same_global_batches(world):
 
 def test_a_world_size_that_does_not_divide_the_batch_is_refused():
     with pytest.raises(UsageError, match=r"batch_size=8 .* 3 devices; numbers of devices that divide it: 1, 2, 4"):
-        TrainingOrder(50, 8, 0, rank=0, world=3)
+        TrainingOrder(order_of(50), 8, rank=0, world=3)
 
 
 def test_too_few_clips_are_refused():
     with pytest.raises(UsageError, match=r"batch_size=8 but there are 5 training clips; make it 5 or less"):
-        TrainingOrder(5, 8, 0)
+        TrainingOrder(order_of(5), 8)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from atr.checkpoint import build_model, read_checkpoint
@@ -37,32 +38,30 @@ class Evaluation:
 def evaluate(
     model: Clap,
     loader: DataLoader,
-    clips: int,
+    ledger: Ledger,
     templates: Sequence[str],
     labels: Sequence[str] = (),
-    bad_samples: float = 0.01,
 ) -> Evaluation:
     """Encodes the set with the model in evaluation mode, on a GPU if there is one, and scores it.
 
     Args:
-        clips: number of clips in the set.
+        ledger: counts the bad clips.
         templates: prompts of the zero-shot classification.
         labels: its candidates; those in the set when empty.
-        bad_samples: largest share of clips that may be unusable.
 
     Raises:
-        DataError: more clips are bad, or an embedding is not finite.
+        DataError: more clips are bad than `ledger` allows, or an embedding is not finite.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = model.to(device).eval()
-    ledger, first = Ledger(clips, bad_samples), 0
+    first = 0
     parts: list[Part] = []
     waveforms: dict[int, np.ndarray] = {}
-    every = max(1, clips // KEPT_WAVEFORMS)
+    every = max(1, ledger.clips // KEPT_WAVEFORMS)
     for batch in track(loader, "evaluating", transient=True, disable=not Console().is_terminal):
         ledger.add(batch)
         kept = [row for row in range(len(batch.samples)) if (first + row) % every == 0]
-        waveforms |= {first + row: batch.waveform[row].numpy() for row in kept}
+        waveforms |= {first + row: mono(batch.waveform[row]) for row in kept}
         first += len(batch.samples)
         parts.append(encode_clips(model, batch.to(device)))
     encoded = join_set(model, parts, device)
@@ -73,6 +72,11 @@ def evaluate(
         model.mel.sample_rate,
         ledger.lines(),
     )
+
+
+def mono(waveform: Tensor) -> np.ndarray:
+    """int16 `(T,)` or `(2, T)` -> int16 `(T,)`, for listening."""
+    return (waveform if waveform.ndim == 1 else waveform.float().mean(dim=0).to(torch.int16)).numpy()
 
 
 def print_scores(evaluation: Evaluation) -> None:
@@ -115,6 +119,5 @@ def evaluate_checkpoint(path: str | Path, folders: Sequence[str] = (), templates
         cfg.data.seed, only_labels=only_labels,
     )  # fmt: skip
     return evaluate(
-        model, data.evaluation_loader("test"), len(data.sets["test"]), templates, cfg.evaluation.labels,
-        cfg.bad_samples,
+        model, data.evaluation_loader("test"), data.ledger("test", cfg.bad_samples), templates, cfg.evaluation.labels,
     )  # fmt: skip

@@ -47,10 +47,15 @@ class LogMel(nn.Module):
         self.register_buffer("window", torch.hann_window(n_fft, periodic=True), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """int16 or float32 `(B, T)` -> log-mel in dB, float32 `(B, T // hop + 1, n_mels)`."""
+        """int16 or float32 `(B, T)` -> log-mel in dB, float32 `(B, T // hop + 1, n_mels)`.
+
+        Stereo, `(B, 2, T)`, is mixed down.
+        """
         with torch.autocast(waveform.device.type, enabled=False):
             if waveform.dtype == torch.int16:
                 waveform = waveform.float() / INT16_PEAK
+            if waveform.ndim == 3:
+                waveform = waveform.mean(dim=1)
             spectrum = torch.stft(
                 waveform.float(), self.n_fft, self.hop, window=self.window, center=True, pad_mode="reflect",
                 return_complex=True,

@@ -15,7 +15,11 @@ SILENCE_PEAK = 1e-5  # -100 dB of full scale
 
 
 def decode_clip(
-    file: BinaryIO | str | bytes, seconds: float, sample_rate: int, rng: np.random.Generator | None = None
+    file: BinaryIO | str | bytes,
+    seconds: float,
+    sample_rate: int,
+    rng: np.random.Generator | None = None,
+    stereo: bool = False,
 ) -> tuple[np.ndarray, list[str]]:
     """Decodes the stretch of a sound file that a model listens to.
 

@@ -1,88 +1,113 @@
 """Shard folders -> batches for the trainer and for evaluation."""
 
-import hashlib
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from atr.errors import DataError
+from atr.errors import DataError, UsageError
 from atr.models.text import Tokenizer
-from atr.pipeline.audio import to_int16
 from atr.pipeline.augment import Augmentation
-from atr.pipeline.dataset import ClipDataset, EvaluationDataset, Loaded, TrainingDataset
-from atr.pipeline.sampler import EvaluationOrder, TrainingOrder
+from atr.pipeline.collate import Collate
+from atr.pipeline.dataset import EvaluationDataset, Listening, Loaded, Training, TrainingDataset
+from atr.pipeline.ledger import Ledger
+from atr.pipeline.mixture import EpochOrder, Mixture
+from atr.pipeline.pair import PairMix
+from atr.pipeline.sampler import EvaluationOrder, TrainingOrder, check_world
+from atr.pipeline.streaming import StreamedClips
 from atr.pipeline.text import WordMask, labels_of
-from atr.shards.read import ShardSet
-from atr.types import Batch
+from atr.shards.cache import ShardCache
+from atr.shards.read import Folders, ShardSet, find_shards
+from atr.shards.remote import is_remote
+
+SetFolders = str | Folders
 
 
 class AudioTextData(pl.LightningDataModule):
-    """Training, validation and test sets, each a list of shard folders.
+    """Training, validation and test sets.
 
     Args:
-        train, validation, test: shard folders; an empty list leaves the set out.
+        train, validation, test: shard folders or URLs, or those of several corpora by name; an empty list leaves
+            the set out.
         tokenizer: of the model's text encoder.
         seconds: what the model listens to, s.
         sample_rate: Hz.
         batch_size: clips in a global batch, over all devices.
         seed: of the order and of all chance in the loader.
         num_workers: processes that decode; None takes the processors left beside the main process, at most 8.
-        transform: waveform augmentation in training.
-        word_mask: word masking in training.
+        stereo: waveforms of two channels.
+        mixture: how the corpora of `train` share an epoch.
+        transform, word_mask, mix: waveform augmentation, word masking, pair mixing; in training.
+        cache, cache_gb: folder and size of the copies of remote shards, 10^9 bytes.
+        streaming: the training set is read from front to back and never indexed.
+        streaming_clips: that make an epoch then.
         exclude_labels: clips with one of these labels are left out of training and validation.
         only_labels: the test set keeps clips with one of these labels only; empty keeps all.
     """
 
     def __init__(
         self,
-        train: Sequence[str],
-        validation: Sequence[str],
-        test: Sequence[str],
+        train: SetFolders,
+        validation: SetFolders,
+        test: SetFolders,
         tokenizer: Tokenizer,
         seconds: float,
         sample_rate: int,
         batch_size: int,
         seed: int,
         num_workers: int | None = None,
+        stereo: bool = False,
+        mixture: Mixture | None = None,
         transform: Augmentation | None = None,
         word_mask: WordMask | None = None,
+        mix: PairMix | None = None,
+        cache: str = "~/.cache/atr/shards",
+        cache_gb: float = 20.0,
+        streaming: bool = False,
+        streaming_clips: int | None = None,
         exclude_labels: Sequence[str] = (),
         only_labels: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        self.tokenizer, self.seconds, self.sample_rate = tokenizer, seconds, sample_rate
-        self.batch_size, self.seed = batch_size, seed
+        self.tokenizer, self.batch_size, self.seed = tokenizer, batch_size, seed
         self.num_workers = default_workers() if num_workers is None else num_workers
-        self.transform, self.word_mask = transform, word_mask
+        mask = tokenizer.mask_token
+        self.listening = Listening(seconds, sample_rate, mask, stereo)
+        self.training = Training(seconds, sample_rate, mask, stereo, transform, word_mask, mix)
+        self.mixture = mixture or Mixture()
         self.resume_at: tuple[int, int] | None = None  # epoch, batches of it that are done
-        # Opened here, so that a missing folder is reported before a model is trained.
+        self.cache = ShardCache(Path(cache).expanduser(), round(cache_gb * 1e9))
+        self.streaming_clips = streaming_clips
         folders = {"train": train, "validation": validation, "test": test}
-        self.sets = {name: ShardSet([f] if isinstance(f, str) else f) for name, f in folders.items() if f}
+        self.streamed = by_corpus(folders.pop("train")) if streaming else {}
+        if streaming and streaming_clips is None:
+            raise UsageError("data.streaming=true knows no end: set data.streaming_clips, the clips of an epoch")
+        # Opened here, so that a missing folder is reported before a model is trained.
+        self.sets = {name: ShardSet(by_corpus(f), self.cache) for name, f in folders.items() if f}
+        if streaming and exclude_labels:
+            raise UsageError("data.exclude_labels needs the index; it cannot be used with data.streaming=true")
         if exclude_labels and (unknown := sorted(set(exclude_labels) - set(self.labels()))):
             raise DataError(f"no clip has the label {unknown[0]!r}; labels in the data: {', '.join(self.labels())}")
         for name, shards in self.sets.items():
             keep_labels(shards, [] if name == "test" else exclude_labels, only_labels if name == "test" else [])
+        if "train" in self.sets:
+            check_cache(self.sets["train"], self.mixture.window, cache_gb)
 
     def train_dataloader(self) -> DataLoader[Loaded]:
         """Global batches in the order of (seed, epoch), this rank's part of each."""
-        mask_token = self.tokenizer.mask_token
-        dataset = TrainingDataset(
-            self.sets["train"],
-            self.seconds,
-            self.sample_rate,
-            mask_token,
-            self.seed,
-            self.transform,
-            self.word_mask,
-        )
         rank, world = self._place()
-        order = TrainingOrder(len(dataset), self.batch_size, self.seed, rank, world, self.resume_at)
-        return self._loader(dataset, order, self.batch_size // world)
+        if self.streamed:
+            return self._streaming_loader(rank, world)
+        shards = self.sets["train"]
+        order = EpochOrder(shards, self.mixture, self.seed)
+        sampler = TrainingOrder(order, self.batch_size, rank, world, self.resume_at, self._announce, self._ahead(order))
+        dataset = TrainingDataset(shards, self.training, self.seed)
+        return self._loader(dataset, sampler, self.batch_size // world)
 
     def val_dataloader(self) -> DataLoader[Loaded] | list:
         """The validation set, each clip once; nothing when there is none."""
@@ -90,7 +115,7 @@ class AudioTextData(pl.LightningDataModule):
 
     def evaluation_loader(self, name: str) -> DataLoader[Loaded]:
         """The clips of a set, each once, with all their captions."""
-        dataset = EvaluationDataset(self.sets[name], self.seconds, self.sample_rate, self.tokenizer.mask_token)
+        dataset = EvaluationDataset(self.sets[name], self.listening)
         rank, world = self._place()
         return self._loader(dataset, EvaluationOrder(len(dataset), rank, world), max(1, self.batch_size // world))
 
@@ -101,57 +126,87 @@ class AudioTextData(pl.LightningDataModule):
             return []
         return sorted(set().union(*(_labels(shards, number) for number in range(len(shards)))))
 
+    def ledger(self, name: str, limit: float) -> Ledger:
+        """An account of a set's bad clips, opened with those that its tars have lost."""
+        shards = self.sets.get(name)
+        clips = (len(shards) + len(shards.lost) if shards else 0) or (self.streaming_clips or 0)
+        return Ledger(clips, limit, shards.lost if shards else [])
+
+    def corpora(self) -> list[str]:
+        """The names of the training set's corpora."""
+        return list(self.streamed) if self.streamed else self.sets["train"].corpora
+
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
+    def _announce(self, shards: list[int]) -> None:
+        """Remote shards are fetched before they are needed."""
+        indexes = [self.sets["train"].indexes[shard] for shard in shards]
+        self.cache.prefetch([(index.place, index.size, index.sha256) for index in indexes if is_remote(index.place)])
+
+    def _ahead(self, order: EpochOrder) -> int:
+        """How many clips ahead: a window's."""
+        if order.window is None:
+            return len(order)
+        pairs = zip(order.members, order.counts, strict=True)
+        per_shard = [len(m) / len(set(order.shard[m].tolist())) * len(order) / count for m, count in pairs]
+        return round(order.window * min(per_shard))
+
     def _loader(
-        self, dataset: ClipDataset, order: TrainingOrder | EvaluationOrder, batch_size: int
+        self, dataset: TrainingDataset | EvaluationDataset, order: TrainingOrder | EvaluationOrder, batch_size: int
     ) -> DataLoader[Loaded]:
-        return DataLoader(
-            dataset,
-            batch_size=batch_size,
-            sampler=order,
-            num_workers=self.num_workers,
-            collate_fn=Collate(self.tokenizer),
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_leave_ctrl_c_to_main,
-            persistent_workers=self.num_workers > 0 and isinstance(order, TrainingOrder),
+        persistent = self.num_workers > 0 and isinstance(order, TrainingOrder)
+        return DataLoader(dataset, batch_size, sampler=order, persistent_workers=persistent, **self._common())
+
+    def _streaming_loader(self, rank: int, world: int) -> DataLoader[Loaded]:
+        check_world(self.batch_size, world)
+        places = [(place, name) for name, folders in self.streamed.items() for f in folders for place in find_shards(f)]
+        seed = [self.seed, *(self.resume_at or (0, 0))]
+        batches, local = (self.streaming_clips or 0) // self.batch_size, self.batch_size // world
+        dataset = StreamedClips(places, self.training, seed, batches, local, rank)
+        return DataLoader(dataset, local, persistent_workers=self.num_workers > 0, **self._common())
+
+    def _common(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.num_workers,
+            "collate_fn": Collate(self.tokenizer),
+            "pin_memory": torch.cuda.is_available(),
+            "worker_init_fn": _leave_ctrl_c_to_main,
+        }
+
+
+def by_corpus(folders: SetFolders) -> dict[str, Sequence[str | Path]]:
+    """One folder, a list of them, or lists by name -> lists by name."""
+    if isinstance(folders, str):
+        return {"": [folders]}
+    if isinstance(folders, Mapping):
+        return {str(name): [f] if isinstance(f, str) else list(f) for name, f in folders.items()}
+    return {"": list(folders)}
+
+
+def check_cache(shards: ShardSet, window: int | None, cache_gb: float) -> None:
+    """Refuses a shuffle window of remote shards that does not fit into the cache twice (this one and the next).
+
+    Raises:
+        UsageError: naming the window that would.
+    """
+
+    def needed(window: int) -> float:
+        total = 0
+        for corpus in range(len(shards.corpora)):
+            own = (x for x, c in zip(shards.indexes, shards.corpus_of_shard, strict=True) if c == corpus)
+            remote = sorted((index.size for index in own if is_remote(index.place)), reverse=True)
+            total += sum(remote[: 2 * window])
+        return total / 1e9
+
+    widest = len(shards.indexes)
+    if needed(window or widest) > cache_gb:
+        fits = max((w for w in range(1, widest + 1) if needed(w) <= cache_gb), default=0)
+        raise UsageError(
+            f"data.mixture.window={'null' if window is None else window} needs {needed(window or widest):.1f} GB of "
+            f"cache, data.cache_gb is {cache_gb:g}; set data.cache_gb higher"
+            + (f", or data.mixture.window={fits}" if fits else "")
         )
-
-
-class Collate:
-    """Samples -> `Batch`."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
-
-    def __call__(self, loaded: Sequence[Loaded]) -> Batch:
-        """Quantises, tokenises and numbers the good samples, maybe none; carries the bad ones along."""
-        samples = [sample for sample, _ in loaded if sample is not None]
-        bad = [one for _, skipped in loaded for one in skipped]
-        waveforms = [torch.from_numpy(to_int16(sample.waveform)[0]) for sample in samples]
-        clipped = sum(sample.clipped for sample in samples)
-        for sample in samples:
-            sample.waveform = np.empty(0, np.float32)  # travels in the batch
-        tokens = self.tokenizer([text for sample in samples for text in sample.spoken])
-        return Batch(
-            waveform=torch.stack(waveforms) if waveforms else torch.zeros(0, 1, dtype=torch.int16),
-            input_ids=tokens["input_ids"],
-            attention_mask=tokens["attention_mask"],
-            clip_id=_ids([sample.key for sample in samples]),
-            source_id=_ids([sample.source or sample.key for sample in samples]),
-            label_id=_ids(["\n".join(sorted(sample.labels)) or sample.key for sample in samples]),
-            caption_id=_ids([caption for sample in samples for caption in sample.captions]),
-            samples=samples,
-            clipped=clipped,
-            bad=bad,
-        )
-
-
-def _ids(names: Sequence[str]) -> torch.Tensor:
-    """63-bit hashes, the same in every process."""
-    digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names)
-    return torch.tensor([int.from_bytes(digest, "little") >> 1 for digest in digests], dtype=torch.int64)
 
 
 def _labels(shards: ShardSet, number: int) -> set[str]:

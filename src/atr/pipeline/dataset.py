@@ -1,11 +1,15 @@
 """A draw -> a sample. All chance of a training sample comes from one generator seeded by its draw."""
 
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
 import numpy as np
 from torch.utils.data import Dataset
 
 from atr.errors import DataError
 from atr.pipeline.audio import decode_clip, to_int16
 from atr.pipeline.augment import Augmentation, augment
+from atr.pipeline.pair import PairMix
 from atr.pipeline.text import WordMask, captions_of, labels_of
 from atr.shards.read import ShardSet
 from atr.types import BadSample, Draw, Sample
@@ -15,94 +19,140 @@ REPLACEMENTS = 10  # draws in a row that may be bad before the data as a whole i
 Loaded = tuple[Sample | None, list[BadSample]]
 
 
-class ClipDataset(Dataset[Loaded]):
-    """Samples of a `ShardSet` by `Draw`. What cannot be used comes back with its reason."""
+class Listening:
+    """Sound file and json -> `Sample`: what training and evaluation share.
 
-    def __init__(self, shards: ShardSet, seconds: float, sample_rate: int, mask_token: str) -> None:
-        self.shards = shards
-        self.seconds = seconds  # s
-        self.sample_rate = sample_rate  # Hz
-        self.mask_token = mask_token
+    Args:
+        seconds: length of a waveform, s.
+        sample_rate: Hz.
+        mask_token: the tokenizer's.
+        stereo: two channels instead of one.
+    """
 
-    def __len__(self) -> int:
-        return len(self.shards)
+    def __init__(self, seconds: float, sample_rate: int, mask_token: str, stereo: bool = False) -> None:
+        self.seconds, self.sample_rate, self.mask_token, self.stereo = seconds, sample_rate, mask_token, stereo
 
-    def _sample(self, number: int, rng: np.random.Generator | None) -> Sample:
-        """Decodes one sample; `rng` makes the crop a random one.
+    def sample(self, key: str, meta: dict[str, Any], audio: BinaryIO | None, rng: np.random.Generator | None) -> Sample:
+        """Decodes one sample, its waveform still float32; `rng` makes the crop a random one.
 
         Raises:
             DataError: it cannot be used.
         """
-        meta = self.shards.metadata(number)
-        audio = self.shards.audio(number)
-        if not audio:
+        if audio is None:
             raise DataError("has no sound file beside its json")
-        waveform, notes = decode_clip(audio, self.seconds, self.sample_rate, rng)
+        captions, labels = captions_of(meta), labels_of(meta)
+        waveform, notes = decode_clip(audio, self.seconds, self.sample_rate, rng, self.stereo)
         source, title = str(meta.get("source", "")), str(meta.get("title", ""))
-        captions = captions_of(meta)
-        key, labels = self.shards.name(number), labels_of(meta)
         return Sample(key, waveform, captions, captions, labels, source, title, notes=notes)
 
 
-class EvaluationDataset(ClipDataset):
-    """The beginning of each clip, with all its captions."""
+class Training(Listening):
+    """A random crop with one random caption, mixed with another clip's, masked and augmented as configured."""
+
+    def __init__(
+        self,
+        seconds: float,
+        sample_rate: int,
+        mask_token: str,
+        stereo: bool = False,
+        transform: Augmentation | None = None,
+        word_mask: WordMask | None = None,
+        mix: PairMix | None = None,
+    ) -> None:
+        super().__init__(seconds, sample_rate, mask_token, stereo)
+        self.transform, self.word_mask, self.mix = transform, word_mask, mix
+
+    def cropped(self, key: str, meta: dict[str, Any], audio: BinaryIO | None, rng: np.random.Generator) -> Sample:
+        """A random crop with one random caption.
+
+        Raises:
+            DataError: it cannot be used.
+        """
+        sample = self.sample(key, meta, audio, rng)
+        if not sample.captions:
+            raise DataError("has no caption: its json has no `text`")
+        sample.captions = [sample.captions[rng.integers(len(sample.captions))]]
+        return sample
+
+    def finished(self, sample: Sample, other: Callable[[], Sample], rng: np.random.Generator) -> Sample:
+        """Mixes (with `other()`, asked only then), masks, augments and quantises a cropped sample."""
+        if self.mix is not None and rng.random() < self.mix.probability:
+            sample = self.mix(sample, other(), self.sample_rate, rng)
+        caption = sample.captions[0]
+        sample.spoken = [self.word_mask(caption, self.mask_token, rng) if self.word_mask else caption]
+        if self.transform is not None:
+            seed = int(rng.integers(2**32))
+            sample.waveform = augment(sample.waveform, self.sample_rate, self.transform, seed)
+        return quantised(sample)
+
+
+def quantised(sample: Sample) -> Sample:
+    """The waveform as int16; the samples beyond full scale are counted."""
+    sample.waveform, sample.clipped = to_int16(sample.waveform)
+    return sample
+
+
+class EvaluationDataset(Dataset[Loaded]):
+    """The beginning of each clip, with all its captions. What cannot be used comes back with its reason."""
+
+    def __init__(self, shards: ShardSet, listening: Listening) -> None:
+        self.shards, self.listening = shards, listening
+
+    def __len__(self) -> int:
+        return len(self.shards)
 
     def __getitem__(self, draw: Draw) -> Loaded:
+        number, key = draw.number, self.shards.name(draw.number)
         try:
-            sample = self._sample(draw.number, rng=None)
+            audio = self.shards.open_audio(number)
+            sample = self.listening.sample(key, self.shards.metadata(number), audio, rng=None)
             if not sample.captions and not sample.labels:
                 raise DataError("has neither a caption (`text`) nor a label (`tag`) in its json")
         except DataError as error:
-            return None, [BadSample(self.shards.name(draw.number), str(error))]
-        sample.clipped = to_int16(sample.waveform)[1]
-        return sample, []
+            return None, [BadSample(key, str(error))]
+        sample.corpus = self.shards.corpus(number)
+        return quantised(sample), []
 
 
-class TrainingDataset(ClipDataset):
-    """A random crop, augmented, with one random caption whose words may be hidden.
+class TrainingDataset(Dataset[Loaded]):
+    """Training samples by their draw.
 
-    A bad sample is replaced by another one, drawn from the same seed, so that batches keep their size.
+    A bad sample is replaced by another one of its corpus, drawn from the same seed, so that batches keep their size.
 
     Raises:
         DataError: ten replacements in a row are bad, too.
     """
 
-    def __init__(
-        self,
-        shards: ShardSet,
-        seconds: float,
-        sample_rate: int,
-        mask_token: str,
-        seed: int,
-        transform: Augmentation | None,
-        word_mask: WordMask | None,
-    ) -> None:
-        super().__init__(shards, seconds, sample_rate, mask_token)
-        self.seed = seed
-        self.transform = transform
-        self.word_mask = word_mask
+    def __init__(self, shards: ShardSet, training: Training, seed: int) -> None:
+        self.shards, self.training, self.seed = shards, training, seed
+
+    def __len__(self) -> int:
+        return len(self.shards)
 
     def __getitem__(self, draw: Draw) -> Loaded:
         rng = np.random.default_rng([self.seed, draw.epoch, draw.position])
-        number = draw.number
         bad: list[BadSample] = []
-        for _ in range(REPLACEMENTS):
-            try:
-                return self._chosen(number, rng), bad
-            except DataError as error:
-                bad.append(BadSample(self.shards.name(number), str(error)))
-                number = int(rng.integers(len(self)))
-        raise DataError(f"{REPLACEMENTS} clips in a row cannot be used; the first is {bad[0].key}: {bad[0].reason}")
+        sample = self._usable(draw.number, rng, bad)
 
-    def _chosen(self, number: int, rng: np.random.Generator) -> Sample:
-        sample = self._sample(number, rng)
-        if not sample.captions:
-            raise DataError("has no caption: its json has no `text`")
-        caption = sample.captions[rng.integers(len(sample.captions))]
-        sample.captions = [caption]
-        sample.spoken = [self.word_mask(caption, self.mask_token, rng) if self.word_mask else caption]
-        if self.transform is not None:
-            seed = int(rng.integers(2**32))
-            sample.waveform = augment(sample.waveform, self.sample_rate, self.transform, seed)
-        sample.clipped = to_int16(sample.waveform)[1]
-        return sample
+        def other() -> Sample:
+            return self._usable(int(rng.integers(len(self))), rng, bad)
+
+        return self.training.finished(sample, other, rng), bad
+
+    def _usable(self, number: int, rng: np.random.Generator, bad: list[BadSample]) -> Sample:
+        """The sample of that number, or of the first one drawn in its place that can be used."""
+        first = len(bad)
+        for _ in range(REPLACEMENTS):
+            key = self.shards.name(number)
+            try:
+                audio = self.shards.open_audio(number)
+                sample = self.training.cropped(key, self.shards.metadata(number), audio, rng)
+            except DataError as error:
+                bad.append(BadSample(key, str(error)))
+                number = self.shards.another(number, rng)
+            else:
+                sample.corpus = self.shards.corpus(number)
+                return sample
+        raise DataError(
+            f"{REPLACEMENTS} clips in a row cannot be used; the first is {bad[first].key}: {bad[first].reason}"
+        )

@@ -12,11 +12,12 @@ class Ledger:
     Args:
         clips: in the set.
         limit: largest share of them that may be bad.
+        lost: known as bad before the first batch.
     """
 
-    def __init__(self, clips: int, limit: float) -> None:
+    def __init__(self, clips: int, limit: float, lost: Sequence[BadSample] = ()) -> None:
         self.clips, self.limit = clips, limit
-        self.bad: dict[str, BadSample] = {}
+        self.bad = {one.key: one for one in lost}
         self.notes: dict[str, set[str]] = {}  # remark -> keys
         self.heard = self.clipped = 0  # waveform samples, and those of them beyond [-1, 1]
 

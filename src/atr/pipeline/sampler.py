@@ -1,23 +1,26 @@
-"""The order of the data: a pure function of (seed, epoch), whatever the number of workers and ranks."""
+"""Batches from an order: this rank's part of each, from where an interrupted epoch was left."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from torch.utils.data import Sampler
 
 from atr.errors import UsageError
+from atr.pipeline.mixture import EpochOrder
 from atr.types import Draw
 
 
 class TrainingOrder(Sampler[Draw]):
-    """This rank's part of each global batch of a shuffled epoch.
+    """This rank's part of each global batch of an epoch.
 
-    Global batch b holds positions b·B … b·B + B - 1 of the epoch's permutation; rank r of W takes its r-th
+    Global batch b holds positions b·B … b·B + B - 1 of the epoch's order; rank r of W takes its r-th
     slice of B / W. The last, smaller batch is left out. Lightning calls `set_epoch`.
 
     Args:
         resume_at: an epoch and its number of finished batches, which are skipped; the length stays that of the
             whole epoch, as Lightning counts from the first batch.
+        announce: told the shards of the next clips before they are needed, first ones first.
+        ahead: clips that `announce` looks ahead.
 
     Raises:
         UsageError: fewer clips than one batch, or a world size that does not divide the batch.
@@ -25,42 +28,65 @@ class TrainingOrder(Sampler[Draw]):
 
     def __init__(
         self,
-        clips: int,
+        order: EpochOrder,
         batch_size: int,
-        seed: int,
         rank: int = 0,
         world: int = 1,
         resume_at: tuple[int, int] | None = None,
+        announce: Callable[[list[int]], None] | None = None,
+        ahead: int = 0,
     ) -> None:
-        if batch_size % world:
-            near = sorted((n for n in range(1, batch_size + 1) if batch_size % n == 0), key=lambda n: abs(n - world))
+        check_world(batch_size, world)
+        if len(order) < batch_size:
             raise UsageError(
-                f"data.batch_size={batch_size} is the global batch and cannot be divided among {world} devices; "
-                f"numbers of devices that divide it: {', '.join(map(str, sorted(near[:3])))}"
+                f"data.batch_size={batch_size} but there are {len(order)} training clips; make it {len(order)} or less"
             )
-        if clips < batch_size:
-            raise UsageError(
-                f"data.batch_size={batch_size} but there are {clips} training clips; make it {clips} or less"
-            )
-        self.clips, self.batch_size, self.seed, self.rank, self.world = clips, batch_size, seed, rank, world
-        self.resume_at = resume_at
+        self.order, self.batch_size, self.rank, self.world = order, batch_size, rank, world
+        self.resume_at, self.announce, self.ahead = resume_at, announce, ahead
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the permutation."""
+        """Chooses the epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.clips // self.batch_size * (self.batch_size // self.world)
+        return len(self.order) // self.batch_size * (self.batch_size // self.world)
 
     def __iter__(self) -> Iterator[Draw]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.clips)
+        numbers = self.order.numbers(self.epoch)
         local = self.batch_size // self.world
         done = self.resume_at[1] if self.resume_at and self.resume_at[0] == self.epoch else 0
-        for batch in range(done, self.clips // self.batch_size):
+        announced: set[int] = set()
+        for batch in range(done, len(numbers) // self.batch_size):
+            if self.announce is not None:
+                announced = self._announce(
+                    numbers[batch * self.batch_size :][: self.batch_size + self.ahead], announced
+                )
             first = batch * self.batch_size + self.rank * local
             for position in range(first, first + local):
-                yield Draw(int(order[position]), self.epoch, position)
+                yield Draw(int(numbers[position]), self.epoch, position)
+
+    def _announce(self, numbers: np.ndarray, before: set[int]) -> set[int]:
+        """Announces the shards of these clips that were not among those `before`; returns all of them."""
+        shards, where = np.unique(self.order.shard[numbers], return_index=True)
+        coming = [int(shard) for shard in shards[np.argsort(where)]]
+        assert self.announce is not None
+        self.announce([shard for shard in coming if shard not in before])
+        return set(coming)
+
+
+def check_world(batch_size: int, world: int) -> None:
+    """Refuses a number of devices that does not divide the global batch.
+
+    Raises:
+        UsageError: naming the nearest numbers that do.
+    """
+    if batch_size % world:
+        near = sorted((n for n in range(1, batch_size + 1) if batch_size % n == 0), key=lambda n: abs(n - world))
+        raise UsageError(
+            f"data.batch_size={batch_size} is the global batch and cannot be divided among {world} devices; "
+            f"numbers of devices that divide it: {', '.join(map(str, sorted(near[:3])))}"
+        )
 
 
 class EvaluationOrder(Sampler[Draw]):

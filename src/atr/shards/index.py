@@ -1,52 +1,66 @@
 """The index beside a tar: where each sample's members lie and how long its sound is.
 
-With it a sample is one `pread` away, so that order, resuming and validation need no second format.
+With it a sample is one `pread` away, so that order, resuming and validation need no second format. It is JSON by
+columns, so that a million rows open in seconds.
 """
 
 import hashlib
 import io
 import json
 import os
-import tarfile
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import soundfile
 
 from atr.errors import DataError
+from atr.shards.scan import BLOCK, Part, scan_tar
+from atr.types import BadSample
 
-FORMAT = 1
-BLOCK = 512  # bytes; a tar ends with blocks of zeros
-AUDIO_SUFFIXES = ("flac", "wav", "ogg", "opus", "mp3")
+FORMAT = 2
+AUDIO_SUFFIXES = ("flac", "wav", "ogg", "opus", "mp3", "m4a", "aac", "mp4", "webm", "mkv")
+# Offsets and sizes in bytes; `frames` samples per channel at `sample_rate` Hz; `suffix` is a place in AUDIO_SUFFIXES.
+# A member that is not there has size 0; a sound whose header libsndfile cannot read has 0 frames at 0 Hz.
+ROW = np.dtype(
+    [
+        ("audio_offset", "i8"), ("audio_size", "i8"), ("json_offset", "i8"), ("json_size", "i8"),
+        ("sample_rate", "i4"), ("channels", "i2"), ("suffix", "i2"), ("frames", "i8"),
+    ]
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One sample of a tar. Offsets and sizes in bytes; `frames` samples per channel at `sample_rate` Hz.
+@dataclass(frozen=True, eq=False)
+class ShardIndex:
+    """All samples of one tar, in the tar's order.
 
-    A sound file whose header cannot be read has 0 frames at 0 Hz: it is reported when it is asked for.
+    Attributes:
+        place: the tar's path or URL.
+        size: of the tar, bytes.
+        sha256: of the tar.
+        keys: bytes `(N,)`, UTF-8.
+        rows: `ROW` `(N,)`.
+        lost: what stands in the tar and cannot be used, with the reason.
     """
 
-    key: str
-    suffix: str
-    audio_offset: int
-    audio_size: int
-    json_offset: int
-    json_size: int
-    sample_rate: int
-    channels: int
-    frames: int
-
-
-@dataclass(frozen=True)
-class ShardIndex:
-    """All samples of one tar, in the tar's order, with the tar's own size and SHA-256."""
-
-    tar: Path
+    place: str
     size: int
     sha256: str
-    entries: list[Entry]
+    keys: np.ndarray
+    rows: np.ndarray
+    lost: list[BadSample] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ShardIndex) and self.place == other.place and as_json(self) == as_json(other)
+
+    def key(self, number: int) -> str:
+        """The key of a sample."""
+        return bytes(self.keys[number]).decode()
 
 
 def index_path(tar: Path) -> Path:
@@ -55,96 +69,124 @@ def index_path(tar: Path) -> Path:
 
 
 def load_index(tar: Path) -> ShardIndex:
-    """Reads the index of a tar, or makes it when there is none or it belongs to another state of the tar."""
-    if (stored := _stored_index(tar)) is not None:
+    """Reads the index of a tar, or makes it when there is none or it belongs to another state of the tar.
+
+    Raises:
+        DataError: the tar cannot be read at all.
+    """
+    stored = read_index(index_path(tar), str(tar))
+    if stored is not None and _belongs(stored, tar):
         return stored
     index = build_index(tar)
+    if stored is not None and index.lost and stored.size > index.size:
+        there = set(index.keys.tolist()) | {one.key.encode() for one in index.lost}
+        gone = [key.decode() for key in stored.keys.tolist() if key not in there]
+        index.lost.extend(BadSample(key, "stood in the tar before it was cut off") for key in gone)
     try:
-        write_index(index)
+        write_index(index, index_path(tar))
     except OSError as error:
         warnings.warn(f"{tar} was indexed, but the index cannot be stored beside it: {error}", stacklevel=2)
     return index
 
 
-def _stored_index(tar: Path) -> ShardIndex | None:
-    """The index beside a tar, if it is whole and its size, first and last sample are those of the tar."""
+def read_index(path: Path, place: str) -> ShardIndex | None:
+    """The stored index of the tar at `place`; None when there is none, or none of this format."""
     try:
-        content = json.loads(index_path(tar).read_text())
-        if content["format"] != FORMAT or content["size"] != tar.stat().st_size:
-            return None
-        index = ShardIndex(tar, content["size"], content["sha256"], [Entry(**entry) for entry in content["entries"]])
-    except (OSError, ValueError, KeyError, TypeError):
+        return from_json(path.read_bytes(), place)
+    except OSError:
         return None
-    with tar.open("rb") as file:
-        return index if all(_stands_in(file, entry) for entry in (index.entries[0], index.entries[-1])) else None
 
 
-def _stands_in(file: io.BufferedReader, entry: Entry) -> bool:
-    """Does the header before an entry's data name it? (A header holds up to 100 bytes of a name.)"""
-    offset, suffix = (entry.json_offset, "json") if entry.json_size else (entry.audio_offset, entry.suffix)
-    file.seek(offset - BLOCK)
-    name = file.read(100).rstrip(b"\0").decode(errors="replace")
-    return f"{entry.key}.{suffix}"[: len(name)].lower() == name.lower() != ""
+def from_json(content: bytes, place: str) -> ShardIndex | None:
+    """The index in the content of an index file; None when it is not whole or of another format."""
+    try:
+        stored = json.loads(content)
+        if stored["format"] != FORMAT:
+            return None
+        keys = np.array([str(key).encode() for key in stored["keys"]], dtype=np.bytes_)
+        rows = np.zeros(len(keys), ROW)
+        for name in ROW.fields or ():
+            rows[name] = stored[name]
+        lost = [BadSample(str(key), str(reason)) for key, reason in stored["lost"]]
+        return ShardIndex(place, int(stored["size"]), str(stored["sha256"]), keys, rows, lost)
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return None
 
 
-def build_index(tar: Path) -> ShardIndex:
-    """Reads a tar once, from front to end.
+def as_json(index: ShardIndex) -> str:
+    """The content of an index file."""
+    content: dict[str, Any] = {"format": FORMAT, "size": index.size, "sha256": index.sha256}
+    content["lost"] = [[one.key, one.reason] for one in index.lost]
+    content["keys"] = [key.decode() for key in index.keys.tolist()]
+    content |= {name: index.rows[name].tolist() for name in ROW.fields or ()}
+    return json.dumps(content, separators=(",", ":"))
+
+
+def write_index(index: ShardIndex, path: Path | None = None) -> None:
+    """Writes the index, beside its tar when no path is given; whole or not at all."""
+    path = path or index_path(Path(index.place))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(as_json(index))
+    temporary.replace(path)
+
+
+def build_index(tar: Path, place: str = "") -> ShardIndex:
+    """Reads a tar once, from front to end. A damaged one gives what can be read, the rest in `lost`.
+
+    Args:
+        tar: local file.
+        place: what the index calls it; its path when empty.
 
     Raises:
-        DataError: the file is no tar, is cut off, or holds no sample of sound and json.
+        DataError: the file is no tar, or holds no sample that can be read, or a name twice.
     """
-    members: dict[str, dict[str, tuple[int, int]]] = {}
-    try:
-        with tarfile.open(tar, "r:") as archive:
-            for member in archive:
-                folder, _, name = member.name.rpartition("/")
-                stem, _, suffix = name.partition(".")
-                key = f"{folder}/{stem}" if folder else stem
-                if member.isfile() and stem:
-                    parts = members.setdefault(key, {})
-                    if suffix.lower() in parts:
-                        raise DataError(f"{tar}: holds {member.name!r} twice; write this shard again")
-                    parts[suffix.lower()] = (member.offset_data, member.size)
-    except (tarfile.TarError, EOFError) as error:
-        raise DataError(f"{tar}: not a readable tar ({error}); write or copy this shard again") from error
-    entries = []
     with tar.open("rb") as file:
-        end = max((offset + length for parts in members.values() for offset, length in parts.values()), default=0)
-        file.seek(-(-end // BLOCK) * BLOCK)
-        if members and file.read(BLOCK) != bytes(BLOCK):
-            raise DataError(f"{tar}: not a readable tar (cut off, its end is missing); write or copy this shard again")
-        for key, parts in members.items():
-            sound = next((s for s in AUDIO_SUFFIXES if s in parts), "")
-            if not sound and "json" not in parts:
-                continue
-            entries.append(_entry(file, key, sound, parts))
-        if not entries:
-            raise DataError(f"{tar}: no sample in it; expected KEY.json beside KEY.{'|'.join(AUDIO_SUFFIXES)}")
+        parts, lost = scan_tar(file, tar)
+        keys, rows = [], []
+        for key, members in parts.items():
+            suffix = next((s for s in AUDIO_SUFFIXES if s in members), "")
+            if suffix or "json" in members:
+                keys.append(key.encode())
+                rows.append(_row(file, suffix, members))
+        if not rows:
+            raise DataError(
+                f"{tar}: no sample in it that can be read; expected KEY.json beside KEY.{'|'.join(AUDIO_SUFFIXES)}"
+                + "".join(f"\n  {one.key}: {one.reason}" for one in lost[:5])
+            )
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return ShardIndex(tar, tar.stat().st_size, digest, entries)
+        size = os.fstat(file.fileno()).st_size
+    return ShardIndex(place or str(tar), size, digest, np.array(keys, dtype=np.bytes_), np.array(rows, ROW), lost)
 
 
-def _entry(file: io.BufferedReader, key: str, suffix: str, parts: dict[str, tuple[int, int]]) -> Entry:
-    """Reads the sound's header; a member that is not there has size 0."""
-    audio_offset, audio_size = parts.get(suffix, (0, 0))
-    json_offset, json_size = parts.get("json", (0, 0))
+def _row(file: io.BufferedReader, suffix: str, members: dict[str, Part]) -> tuple[int, ...]:
+    """Reads the sound's header."""
+    audio, described = members.get(suffix, (0, 0)), members.get("json", (0, 0))
     rate = channels = frames = 0
-    if audio_size:
-        file.seek(audio_offset)
+    if suffix in AUDIO_SUFFIXES[:5]:  # those of libsndfile
+        file.seek(audio[0])
         try:
-            info = soundfile.info(io.BytesIO(file.read(audio_size)))
+            info = soundfile.info(io.BytesIO(file.read(audio[1])))
             rate, channels, frames = info.samplerate, info.channels, info.frames
         except (soundfile.LibsndfileError, RuntimeError):
             pass  # reported as a bad sample when it is read
-    return Entry(key, suffix, audio_offset, audio_size, json_offset, json_size, rate, channels, frames)
+    place = AUDIO_SUFFIXES.index(suffix) if suffix else 0
+    return (*audio, *described, rate, channels, place, frames)
 
 
-def write_index(index: ShardIndex) -> None:
-    """Writes the index beside its tar, whole or not at all."""
-    path = index_path(index.tar)
-    content = {"format": FORMAT, "size": index.size, "sha256": index.sha256}
-    content["entries"] = [asdict(entry) for entry in index.entries]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, separators=(",", ":")))
-    temporary.replace(path)
+def _belongs(index: ShardIndex, tar: Path) -> bool:
+    """Are size, first and last sample of an index those of the tar?"""
+    if len(index) == 0 or index.size != tar.stat().st_size:
+        return False
+    with tar.open("rb") as file:
+        return all(_stands_in(file, index, number) for number in (0, len(index) - 1))
+
+
+def _stands_in(file: io.BufferedReader, index: ShardIndex, number: int) -> bool:
+    """Does the header before a sample's data name it? (A header holds up to 100 bytes of a name.)"""
+    row = index.rows[number]
+    described = bool(row["json_size"])
+    file.seek(max(0, int(row["json_offset" if described else "audio_offset"]) - BLOCK))
+    name = file.read(100).rstrip(b"\0").decode(errors="replace")
+    suffix = "json" if described else AUDIO_SUFFIXES[row["suffix"]]
+    return f"{index.key(number)}.{suffix}"[: len(name)].lower() == name.lower() != ""

@@ -13,10 +13,11 @@ from torch.optim import Optimizer
 from atr.errors import UsageError
 from atr.evaluation.encode import Part, encode_clips, join_set
 from atr.evaluation.scores import gather_ranks, score
-from atr.losses import InfoNCE, SigmoidLoss
+from atr.losses import InfoNCE, Rows, SigmoidLoss
 from atr.models.clap import Clap
 from atr.optim import WarmupCosine, parameter_groups
-from atr.types import Batch
+from atr.pipeline.collate import ids
+from atr.types import Batch, Encoded
 
 
 class ContrastiveTask(pl.LightningModule):
@@ -30,6 +31,7 @@ class ContrastiveTask(pl.LightningModule):
         seed: of the chance inside the model; re-seeded at each step from (seed, step, rank).
         templates: prompts of the zero-shot classification at each validation.
         provenance: goes into each checkpoint as `checkpoint["atr"]`; makes it usable on its own.
+        corpora: of the training set; with several, each one's loss and recall are logged.
     """
 
     def __init__(
@@ -41,11 +43,13 @@ class ContrastiveTask(pl.LightningModule):
         seed: int,
         templates: Sequence[str],
         provenance: dict[str, Any],
+        corpora: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.model, self.loss = model, loss
         self.optimizer, self.schedule = optimizer, schedule
         self.seed, self.templates, self.provenance = seed, list(templates), provenance
+        self.corpora = dict(zip(corpora, ids(corpora).tolist(), strict=True)) if len(corpora) > 1 else {}
         self._parts: list[Part] = []
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -55,10 +59,22 @@ class ContrastiveTask(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the loss of a batch."""
-        loss = self.loss(self.model(batch), batch)
+        embeddings = self.model(batch)
+        loss = self.loss(embeddings, batch)
+        if self.corpora and self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._log_corpora(self.loss.rows(embeddings, batch), len(batch.samples))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.samples))
         self.log("train/logit_scale", self.loss.logit_scale.detach().exp())
         return loss
+
+    def _log_corpora(self, rows: Rows, batch_size: int) -> None:
+        """Loss and recall within the batch of each corpus, as `train/clotho/loss`, `train/clotho/t2a/R@1`, …."""
+        for name, number in self.corpora.items():
+            own = rows.corpus == number
+            if own.any():
+                numbers = {"loss": rows.loss, "t2a/R@1": rows.t2a.float(), "a2t/R@1": rows.a2t.float()}
+                means = {f"train/{name}/{what}": value[own].mean() for what, value in numbers.items()}
+                self.log_dict(means, batch_size=batch_size)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Keeps the logit scale in its range."""
@@ -72,9 +88,10 @@ class ContrastiveTask(pl.LightningModule):
         """Retrieval and zero-shot numbers of the validation set, as `validation/retrieval/t2a/R@1`, …."""
         encoded = join_set(self.model, gather_ranks(self._parts), self.device)
         self._parts = []
-        scores = score(self.model, encoded, self.templates, self.device)
         # Logged on every rank, as each decides on its own which checkpoint is the best.
-        self.log_dict({f"validation/{name}": float(value) for name, value in scores.flat().items()})
+        for prefix, part in {"validation": encoded, **by_corpus(encoded)}.items():
+            scores = score(self.model, part, self.templates, self.device)
+            self.log_dict({f"{prefix}/{name}": float(value) for name, value in scores.flat().items()})
 
     def configure_optimizers(self) -> Any:
         """The optimizer over two weight-decay groups, its schedule stepping with it."""
@@ -101,3 +118,10 @@ class ContrastiveTask(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what is needed to use the weights without this run."""
         checkpoint["atr"] = self.provenance
+
+
+def by_corpus(encoded: Encoded) -> dict[str, Encoded]:
+    """`validation/NAME` -> the clips of that corpus with their captions; empty when there is one corpus only."""
+    corpora = [sample.corpus for sample in encoded.samples]
+    names = sorted(set(corpora)) if len(set(corpora)) > 1 else []
+    return {f"validation/{name}": encoded.of([row for row, c in enumerate(corpora) if c == name]) for name in names}
