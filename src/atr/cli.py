@@ -94,6 +94,26 @@ def classify(
         print(f"{file}  " + "  ".join(f"{label} {cosine:.3f}" for label, cosine in answer[:top]))
 
 
+@app.command(context_settings=PASSED_ON)
+def doctor(context: typer.Context, as_json: Json = False) -> None:
+    """Measure where a run's time goes on this machine and data, and how many workers it wants.
+
+    Arguments are Hydra overrides, as for `atr train`; nothing is written.
+
+        atr doctor
+
+        atr doctor experiment=atr_pretrain data.train=[data/mine/train] --json
+    """
+    from atr.config import compose_config
+    from atr.doctor import as_dict, diagnose, print_diagnosis
+
+    diagnosis = diagnose(compose_config(context.args))
+    if as_json:
+        print(json.dumps(as_dict(diagnosis), indent=2))
+    else:
+        print_diagnosis(diagnosis)
+
+
 def main() -> None:
     """Runs a verb; exits with 0, 1 (the data or the model is at fault) or 2 (wrong usage)."""
     warnings.showwarning = _print_warning  # type: ignore[assignment]

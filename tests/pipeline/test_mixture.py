@@ -103,7 +103,7 @@ def test_values_out_of_range_are_refused(arguments, message):
 
 
 def test_weights_for_other_corpora_and_a_share_of_nothing_are_refused():
-    with pytest.raises(UsageError, match="names a; data.train has 'a', 'b'"):
+    with pytest.raises(UsageError, match=r"names a; data.train has 'a', 'b'"):
         Mixture(weights={"a": 1}).counts({"a": 5, "b": 5})
     with pytest.raises(UsageError, match="gives 'b' no clip in an epoch; raise its share"):
         Mixture(weights={"a": 1, "b": 1e-6}).counts({"a": 50, "b": 50})

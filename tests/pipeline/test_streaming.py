@@ -87,15 +87,15 @@ def test_nothing_usable_is_an_error_and_not_an_endless_search(tmp_path, tokenize
     with tarfile.open(tmp_path / "bad" / "0.tar", "w"):
         pass
     add_to_tar(tmp_path / "bad" / "0.tar", [("a.wav", b"x"), ("a.json", json.dumps({"text": ["x"]}).encode())])
-    with pytest.raises(DataError, match="1000 streamed clips in a row cannot be used; the last is .*0.tar:a"):
+    with pytest.raises(DataError, match=r"1000 streamed clips in a row cannot be used; the last is .*0\.tar:a"):
         next(iter(streamed(tmp_path / "bad", tokenizer).train_dataloader()))
     (tmp_path / "bad" / "0.tar").write_bytes(b"")
-    with pytest.raises(DataError, match="nothing can be streamed; the last try: .*0.tar"):
+    with pytest.raises(DataError, match=r"nothing can be streamed; the last try: .*0\.tar"):
         next(iter(streamed(tmp_path / "bad", tokenizer).train_dataloader()))
 
 
 def test_an_epoch_needs_a_length(four, tokenizer):
-    with pytest.raises(UsageError, match="set data.streaming_clips"):
+    with pytest.raises(UsageError, match=r"set data\.streaming_clips"):
         streamed(four, tokenizer, streaming_clips=None)
 
 

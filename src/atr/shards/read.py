@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from rich.console import Console
 from rich.progress import track
 
 from atr.errors import DataError
@@ -217,7 +218,15 @@ def open_indexes(places: Sequence[str], cache: ShardCache | None) -> list[ShardI
 
     with ThreadPoolExecutor(4) as pool:
         tasks = pool.map(open_one, places)
-        return list(track(tasks, "opening shards", len(places), disable=len(places) < 20, transient=True))
+        return list(
+            track(
+                tasks,
+                "opening shards",
+                len(places),
+                disable=len(places) < 20 or not Console().is_terminal,
+                transient=True,
+            )
+        )
 
 
 def _remote_index(url: str, cache: ShardCache) -> ShardIndex:

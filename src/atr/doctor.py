@@ -1,0 +1,188 @@
+"""`atr doctor`: where the time of a run goes on this machine and this data, and how many workers it wants."""
+
+import io
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from atr.config import build
+from atr.errors import UsageError
+from atr.experiment import best_precision, build_data
+from atr.models.clap import Clap
+from atr.optim import parameter_groups
+from atr.pipeline.collate import Collate
+from atr.pipeline.datamodule import AudioTextData, available_processors
+from atr.types import Batch
+
+CLIPS = 64  # measured one by one
+CPU_BATCH = 32  # clips of a step at most, where it is computed on a CPU
+STEPS = 3  # after one to warm up
+LOADER_SECONDS = 5.0  # s that the real loader is watched
+ADVICE = {
+    "read": "put the shards on a faster or a local disk",
+    "decode": "write the shards at the model's sample rate (no resampling), or in a cheaper codec (flac or wav)",
+    "augment": "choose a cheaper augment=…, or lower its probabilities",
+    "collate": "nothing to tune: this is tokenising and stacking",
+    "transfer": "the copy to the device is slow: check that the device has all its PCIe lanes",
+    "step": "the model is the bottleneck, as it should be: the loader keeps up with it",
+}
+
+
+@dataclass
+class Diagnosis:
+    """Times in ms for a clip; `loader` and `model` in clips/s.
+
+    `loader` is what the real loader delivered with `workers` processes while nothing else ran.
+    """
+
+    device: str
+    processors: int
+    batch: int  # clips of the measured step
+    stages: dict[str, float]
+    workers: int
+    configured: int
+    model: float
+    loader: float
+    bottleneck: str
+    advice: str
+
+
+def diagnose(cfg: DictConfig) -> Diagnosis:
+    """Measures reading, decoding, augmenting, collating, the transfer and a training step.
+
+    Args:
+        cfg: as for `train`; nothing is written, and `init` and `resume` do not matter.
+
+    Raises:
+        UsageError: the configuration streams its data or has no value for something.
+        DataError: the data cannot be used.
+    """
+    cfg.init = None
+    if cfg.data.streaming:
+        raise UsageError("data.streaming=true cannot be taken apart; measure with data.streaming=false")
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise UsageError(f"experiment={cfg.name} needs a value for: {', '.join(missing)} (e.g. {missing[0]}=…)")
+    OmegaConf.resolve(cfg)
+    torch.manual_seed(cfg.seed)
+    model: Clap = build(cfg.model)
+    data = build_data(cfg, model)
+    accelerator = cfg.trainer.accelerator
+    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    size = min(cfg.data.batch_size, len(data.sets["train"]), cfg.data.batch_size if on_gpu else CPU_BATCH)
+    stages, batch = loading_stages(data, size)
+    stages |= step_stages(cfg, model.to(device), batch, device)
+    load, learn = (sum(stages[name] for name in names) for names in (LOADING, LEARNING))
+    free = max(1, available_processors() - 1)
+    wanted = max(1, math.ceil(load / learn))
+    workers = min(wanted, free)
+    bottleneck = max(LEARNING if wanted <= free else LOADING, key=lambda name: stages[name])
+    name = torch.cuda.get_device_name() if on_gpu else f"cpu, {torch.get_num_threads()} threads"
+    return Diagnosis(
+        name, available_processors(), size, stages, workers, data.num_workers, 1e3 / learn,
+        loader_speed(data, workers), bottleneck, ADVICE[bottleneck],
+    )  # fmt: skip
+
+
+LOADING = ("read", "decode", "augment", "collate")
+LEARNING = ("transfer", "step")
+
+
+def loading_stages(data: AudioTextData, size: int) -> tuple[dict[str, float], Batch]:
+    """ms for a clip of each stage in one process, over the first clips of epoch 0; and a batch of `size` of them."""
+    shards, training = data.sets["train"], data.training
+    clock = dict.fromkeys(LOADING, 0.0)
+    rng = np.random.default_rng(data.seed)
+    numbers = rng.permutation(len(shards))
+    loaded: list[Any] = []
+    for number in (int(numbers[n % len(numbers)]) for n in range(max(CLIPS, size))):
+        name = shards.name(number)
+        meta, audio = timed(clock, "read", lambda n=number: (shards.metadata(n), shards.audio(n)))
+        crop = timed(clock, "decode", lambda m=meta, a=audio, k=name: training.cropped(k, m, io.BytesIO(a), rng))
+        other = timed({}, "", lambda m=meta, a=audio, k=name: training.cropped(k, m, io.BytesIO(a), rng))
+        sample = timed(clock, "augment", lambda c=crop, o=other: training.finished(c, lambda: o, rng))
+        loaded.append((sample, []))
+    count = len(loaded)
+    Collate(data.tokenizer)([])  # loads the tokenizer
+    batch = timed(clock, "collate", lambda: Collate(data.tokenizer)(loaded[:size]))
+    clock["collate"] *= count / size
+    return {stage: 1e3 * seconds / count for stage, seconds in clock.items()}, batch
+
+
+def step_stages(cfg: DictConfig, model: Clap, batch: Batch, device: torch.device) -> dict[str, float]:
+    """ms for a clip: the copy to the device, and forward, backward and optimizer."""
+    loss = build(cfg.loss).to(device)
+    optimizer = build(cfg.optimizer)(parameter_groups(torch.nn.ModuleList([model, loss])))
+    precision = cfg.trainer.precision or best_precision(cfg.trainer.accelerator)
+    half = torch.autocast(device.type, torch.bfloat16) if str(precision).startswith("bf16") else nullcontext()
+    pinned = batch.pin_memory() if device.type == "cuda" else batch
+
+    def step(moved: Batch) -> None:
+        with half:
+            value = loss(model.train()(moved), moved)
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step(pinned.to(device))
+    clock = dict.fromkeys(LEARNING, 0.0)
+    for _ in range(STEPS):
+        moved = timed(clock, "transfer", lambda: pinned.to(device), device)
+        timed(clock, "step", lambda m=moved: step(m), device)
+    return {stage: 1e3 * seconds / STEPS / len(batch.samples) for stage, seconds in clock.items()}
+
+
+def loader_speed(data: AudioTextData, workers: int) -> float:
+    """Clips/s of the real loader, its first batch left out."""
+    data.num_workers = workers
+    loader = iter(data.train_dataloader())
+    next(loader)
+    began, clips = time.perf_counter(), 0
+    for batch in loader:
+        clips += len(batch.samples)
+        if time.perf_counter() - began > LOADER_SECONDS:
+            break
+    return clips / (time.perf_counter() - began) if clips else float("nan")
+
+
+def timed(clock: dict[str, float], stage: str, action: Callable[[], Any], device: torch.device | None = None) -> Any:
+    """Does it, and adds the seconds it took."""
+    began = time.perf_counter()
+    result = action()
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize()
+    clock[stage] = clock.get(stage, 0.0) + time.perf_counter() - began
+    return result
+
+
+def as_dict(diagnosis: Diagnosis) -> dict[str, Any]:
+    """Plain values for `--json`."""
+    return asdict(diagnosis)
+
+
+def print_diagnosis(d: Diagnosis) -> None:
+    """The table and the verdict on the screen."""
+    console = Console()
+    table = Table(title=f"{d.device}, {d.processors} processors, steps of {d.batch} clips", title_justify="left")
+    for column in ("stage", "ms/clip", "clips/s", "where"):
+        table.add_column(column, justify="right" if "/" in column else "left")
+    for stage, value in d.stages.items():
+        table.add_row(stage, f"{value:.2f}", f"{1e3 / value:.0f}", "a worker" if stage in LOADING else "the device")
+    console.print(table)
+    load = sum(d.stages[stage] for stage in LOADING)
+    console.print(
+        f"one worker loads {1e3 / load:.0f} clips/s, the model trains {d.model:.0f} clips/s\n"
+        f"loader      {d.loader:.0f} clips/s measured with {d.workers} workers while nothing else ran\n"
+        f"bottleneck  {d.bottleneck}: {d.advice}\n"
+        f"workers     data.num_workers={d.workers} (now {d.configured})",
+        highlight=False,
+    )
