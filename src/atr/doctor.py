@@ -3,8 +3,8 @@
 import io
 import math
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -106,14 +106,18 @@ def loading_stages(data: AudioTextData, size: int) -> tuple[dict[str, float], Ba
     loaded: list[Any] = []
     for number in (int(numbers[n % len(numbers)]) for n in range(max(CLIPS, size))):
         name = shards.name(number)
-        meta, audio = timed(clock, "read", lambda n=number: (shards.metadata(n), shards.audio(n)))
-        crop = timed(clock, "decode", lambda m=meta, a=audio, k=name: training.cropped(k, m, io.BytesIO(a), rng))
-        other = timed({}, "", lambda m=meta, a=audio, k=name: training.cropped(k, m, io.BytesIO(a), rng))
-        sample = timed(clock, "augment", lambda c=crop, o=other: training.finished(c, lambda: o, rng))
+        with timing(clock, "read"):
+            meta, audio = shards.metadata(number), shards.audio(number)
+        with timing(clock, "decode"):
+            crop = training.cropped(name, meta, io.BytesIO(audio), rng)
+        other = training.cropped(name, meta, io.BytesIO(audio), rng)
+        with timing(clock, "augment"):
+            sample = training.finished(crop, lambda partner=other: partner, rng)  # type: ignore[misc]
         loaded.append((sample, []))
     count = len(loaded)
     Collate(data.tokenizer)([])  # loads the tokenizer
-    batch = timed(clock, "collate", lambda: Collate(data.tokenizer)(loaded[:size]))
+    with timing(clock, "collate"):
+        batch = Collate(data.tokenizer)(loaded[:size])
     clock["collate"] *= count / size
     return {stage: 1e3 * seconds / count for stage, seconds in clock.items()}, batch
 
@@ -136,8 +140,10 @@ def step_stages(cfg: DictConfig, model: Clap, batch: Batch, device: torch.device
     step(pinned.to(device))
     clock = dict.fromkeys(LEARNING, 0.0)
     for _ in range(STEPS):
-        moved = timed(clock, "transfer", lambda: pinned.to(device), device)
-        timed(clock, "step", lambda m=moved: step(m), device)
+        with timing(clock, "transfer", device):
+            moved = pinned.to(device)
+        with timing(clock, "step", device):
+            step(moved)
     return {stage: 1e3 * seconds / STEPS / len(batch.samples) for stage, seconds in clock.items()}
 
 
@@ -154,14 +160,14 @@ def loader_speed(data: AudioTextData, workers: int) -> float:
     return clips / (time.perf_counter() - began) if clips else float("nan")
 
 
-def timed(clock: dict[str, float], stage: str, action: Callable[[], Any], device: torch.device | None = None) -> Any:
-    """Does it, and adds the seconds it took."""
+@contextmanager
+def timing(clock: dict[str, float], stage: str, device: torch.device | None = None) -> Iterator[None]:
+    """Adds the seconds that the block takes, on the device too."""
     began = time.perf_counter()
-    result = action()
+    yield
     if device is not None and device.type == "cuda":
         torch.cuda.synchronize()
-    clock[stage] = clock.get(stage, 0.0) + time.perf_counter() - began
-    return result
+    clock[stage] += time.perf_counter() - began
 
 
 def as_dict(diagnosis: Diagnosis) -> dict[str, Any]:

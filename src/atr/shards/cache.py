@@ -94,6 +94,15 @@ class ShardCache:
                 raise
         return path
 
+    def identify(self, url: str, size: int, sha256: str) -> None:
+        """Files a shard that was fetched by its URL alone under what it turned out to be."""
+        with suppress(FileNotFoundError):  # removed meanwhile: it will be fetched again
+            (self.folder / _file_name(url, None, None)).replace(self.folder / _file_name(url, size, sha256))
+
+    def index_path(self, url: str) -> Path:
+        """Where the index of a shard is kept; it stays when the shard has to make room."""
+        return self.folder / _file_name(url, None, None).replace(".tar", ".index.json")
+
     def prefetch(self, shards: Sequence[Wanted]) -> None:
         """Fetches shards (URL, bytes, SHA-256) in the background, in this order, with four daemon threads.
 

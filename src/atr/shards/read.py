@@ -15,7 +15,7 @@ from rich.progress import track
 
 from atr.errors import DataError
 from atr.shards.cache import ShardCache
-from atr.shards.index import AUDIO_SUFFIXES, ShardIndex, from_json, load_index, read_index, write_index
+from atr.shards.index import AUDIO_SUFFIXES, ShardIndex, build_index, from_json, load_index, read_index, write_index
 from atr.shards.remote import fetch_small, is_remote, list_remote
 from atr.shards.transfer import shown
 from atr.types import BadSample
@@ -167,7 +167,11 @@ class ShardSet:
         """Opened anew each time: a descriptor that stays open would keep a removed shard's space."""
         assert self.cache is not None
         while True:
-            path = self.cache.fetch(index.place, index.size, index.sha256)
+            try:
+                path = self.cache.fetch(index.place, index.size, index.sha256)
+            except DataError as error:
+                stored = self.cache.index_path(index.place)
+                raise DataError(f"{error} (if the shard was replaced on purpose, delete {stored})") from error
             try:
                 with path.open("rb", buffering=0) as file:
                     return os.pread(file.fileno(), size, offset)
@@ -237,8 +241,8 @@ def _remote_index(url: str, cache: ShardCache) -> ShardIndex:
     content = fetch_small(f"{url.removesuffix('.tar')}.index.json") if "://" in url else None
     index = from_json(content, url) if content is not None else None
     if index is None:
-        index = load_index(cache.fetch(url))
-        index = ShardIndex(url, index.size, index.sha256, index.keys, index.rows, index.lost)
+        index = build_index(cache.fetch(url), url)
+        cache.identify(url, index.size, index.sha256)
     write_index(index, path)
     return index
 
