@@ -144,7 +144,7 @@ def assert_length(kind, subtype, rate, channels, duration, seconds, target=48_00
 
 @pytest.mark.parametrize(("kind", "subtype", "rate", "channels"), list(formats()))
 def test_every_format_rate_and_channel_count_gives_the_models_length(kind, subtype, rate, channels):
-    for duration in (0.05, 0.999, 1.0, 1.001, 2.5)[:: 2 if channels == 8 else 1]:  # encoding eight takes long
+    for duration in (0.05, 0.999, 1.0, 1.001, 1.5)[:: 2 if channels == 8 else 1]:  # encoding eight takes long
         assert_length(kind, subtype, rate, channels, duration, 1.0)
 
 

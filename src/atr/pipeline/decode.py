@@ -20,7 +20,7 @@ from atr.errors import DataError
 WARM_UP = 1.0  # s
 WARMING_UP = {"MPEG_LAYER_III", "MPEG_LAYER_II", "MPEG_LAYER_I", "OPUS"}
 UNKNOWN = 2**63 - 1  # libsndfile's frame count of a stream that does not tell
-BLOCK = 4096  # frames
+BLOCK = 65_536  # frames
 STREAMED = 0x7FFFF000  # bytes; what writes into a pipe puts this or more as the size of the sound
 SLACK = 0.1  # s; the duration that a video container tells is rounded, and its last packet may be padded
 READABLE = "wav, flac, ogg, opus or mp3"
@@ -85,35 +85,23 @@ def ends_early(held: float, promised: float) -> str:
 
 def _read(opened: soundfile.SoundFile, start: int, count: int) -> np.ndarray:
     """Reads `(n, channels)`: all, or what comes before the place where the file ends or breaks."""
+    samples = np.full((count, opened.channels), np.nan, np.float32)
     try:
         if start:
             opened.seek(start)
-        return opened.read(count, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError:  # a failed read gives nothing at all, so go in small steps
-        return np.concatenate([np.empty((0, opened.channels), np.float32), *_blocks(opened, start, count)])
-
-
-def _blocks(opened: soundfile.SoundFile, start: int, count: int) -> Iterator[np.ndarray]:
-    """Reads up to the frame where the file ends or breaks; steps that fail are halved."""
-    size, moved = BLOCK, start > 0
-    while size and count > 0:
-        try:
-            if moved:
-                opened.seek(start)
-            block = opened.read(min(size, count), dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError:
-            size, moved = size // 2, True
-            continue
-        if len(block) == 0:
-            return
-        yield block
-        start, count, moved = start + len(block), count - len(block), False
+        return opened.read(out=samples)
+    except soundfile.LibsndfileError:  # what was decoded before the error is in its place nevertheless
+        empty = np.isnan(samples[:, 0])
+        return samples[: empty.argmax() if empty.any() else count]
 
 
 def _count(source: BinaryIO | str) -> int:
     """Frames of a sound file that does not tell, by decoding it block after block."""
+    total = 0
     with _opened(source) as opened:
-        return sum(len(block) for block in _blocks(opened, 0, UNKNOWN))
+        while (count := len(_read(opened, 0, BLOCK))) == BLOCK:
+            total += count
+    return total + count
 
 
 def _opened(source: BinaryIO | str) -> soundfile.SoundFile:
