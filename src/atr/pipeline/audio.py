@@ -1,17 +1,53 @@
-"""Sound file -> waveform: decode, mix down, crop or repeat-pad, resample."""
+"""Sound file -> waveform: choose a stretch, decode it, mix down, resample, repeat-pad."""
 
-import io
 import math
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
-import soundfile
 import soxr
 
 from atr.errors import DataError
+from atr.pipeline.decode import ends_early, open_sound
 
 INT16_PEAK = 32767
 SILENCE_PEAK = 1e-5  # -100 dB of full scale
+# Decoded on each side of a crop and cut off after resampling, in samples of the lower of the two rates. Measured with
+# noise, 4 to 192 kHz to 16, 32 and 48 kHz: with 50 the edges are wrong by up to 2e-3, with 100 and more the difference
+# from the slice of the resampled clip is float32 rounding (below 1e-6).
+MARGIN = 256
+
+
+class Stretch(NamedTuple):
+    """What to decode for a crop."""
+
+    begin: int  # frames of the file
+    end: int
+    lead: int  # frames after `begin` at which the crop starts
+    skip: int  # the same in samples of the result
+
+
+def choose_stretch(
+    frames: int, source_rate: int, seconds: float, sample_rate: int, rng: np.random.Generator | None
+) -> Stretch:
+    """Chooses `seconds` of a file of `frames` frames at `source_rate` Hz: by `rng`, or the beginning.
+
+    Every `down` frames (147 for 44.1 to 48 kHz) a frame coincides with one of every `up` samples of the result (160).
+    A crop that starts at such a place is resampled as the whole clip would be there. (Rates with no small common
+    period, such as 44 099 Hz, soxr itself resamples with a drift: the two differ by 3e-3 after 10 minutes.)
+    """
+    if source_rate == sample_rate:
+        wanted = math.ceil(seconds * source_rate)
+        start = int(rng.integers(frames - wanted + 1)) if rng is not None and frames > wanted else 0
+        return Stretch(start, min(frames, start + wanted), 0, 0)
+    common = math.gcd(source_rate, sample_rate)
+    down, up = source_rate // common, sample_rate // common
+    length = round(seconds * sample_rate)
+    last = (round(frames * up / down) - length) // up
+    crop = int(rng.integers(last + 1)) if rng is not None and last > 0 else 0
+    margin = math.ceil(MARGIN * max(1.0, source_rate / sample_rate) / down)  # in periods
+    ahead = min(crop, margin)
+    end = (crop + margin) * down + math.ceil(length * down / up)
+    return Stretch((crop - ahead) * down, min(frames, end), ahead * down, ahead * up)
 
 
 def decode_clip(
@@ -21,36 +57,40 @@ def decode_clip(
     rng: np.random.Generator | None = None,
     stereo: bool = False,
 ) -> tuple[np.ndarray, list[str]]:
-    """Decodes the stretch of a sound file that a model listens to.
+    """Decodes the stretch of a sound file that a model listens to, and nothing else of it.
 
-    A longer file is cropped before it is mixed down and resampled: at a random place when `rng` is given,
-    at its beginning otherwise. A shorter one is repeated (`repeat_pad`).
+    Of a longer file this is a random place when `rng` is given, its beginning otherwise; the result equals that slice
+    of the whole clip, mixed down and resampled. A shorter one is repeated (`repeat_pad`).
 
     Args:
-        file: the bytes of a sound file, a path, or an open binary file.
+        file: the bytes of a sound file, a path, or an open binary file (which is read in place).
         seconds: length of the result in s.
         sample_rate: of the result in Hz.
         rng: chooses the crop.
+        stereo: keep the first two channels (mono is doubled) instead of mixing all to one.
 
     Returns:
-        float32 `(seconds * sample_rate,)`, mono, and remarks about the file that a user should know.
+        float32 `(seconds * sample_rate,)`, mono, or `(2, seconds * sample_rate)`, and remarks about the file that
+        a user should know.
 
     Raises:
-        DataError: the file cannot be read, holds no samples, or holds NaN or infinite ones.
+        DataError: the file cannot be read there, holds no samples, or holds NaN or infinite ones.
     """
-    stream = io.BytesIO(file) if isinstance(file, bytes) else file
-    try:
-        with soundfile.SoundFile(stream) as sound:
-            if sound.frames == 0:
-                raise DataError("holds no samples; remove it or record it again")
-            wanted = math.ceil(seconds * sound.samplerate)
-            if rng is not None and sound.frames > wanted:
-                sound.seek(int(rng.integers(sound.frames - wanted + 1)))
-            samples = sound.read(wanted, dtype="float32", always_2d=True)  # (frames, channels)
-            source_rate = sound.samplerate
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise DataError(f"cannot be decoded ({error}); convert it to wav, flac, ogg, opus or mp3") from error
-    return prepare_waveform(samples, source_rate, seconds, sample_rate)
+    with open_sound(file) as sound:
+        if sound.frames == 0:
+            raise DataError("holds no samples; remove it or record it again")
+        stretch = choose_stretch(sound.frames, sound.rate, seconds, sample_rate, rng)
+        samples = sound.read(stretch.begin, stretch.end - stretch.begin)
+    promised, held = sound.frames / sound.rate, stretch.begin + len(samples)
+    if len(samples) <= stretch.lead:
+        place = (stretch.begin + stretch.lead) / sound.rate
+        raise DataError(
+            f"cannot be decoded from {place:.2f} s on, though its header promises {promised:.2f} s; copy it again from "
+            "its source, or convert what is left of it"
+        )
+    early = [ends_early(held / sound.rate, promised)] if stretch.end - held > sound.slack else []
+    waveform, notes = _heard(samples, stretch.skip, sound.rate, seconds, sample_rate, stereo)
+    return waveform, sound.notes + early + notes
 
 
 def prepare_waveform(
@@ -58,25 +98,49 @@ def prepare_waveform(
 ) -> tuple[np.ndarray, list[str]]:
     """Makes decoded samples `(frames,)` or `(frames, channels)` at `source_rate` Hz into what a model hears.
 
-    Returns and raises as `decode_clip` does; frames beyond `seconds` are cut off.
+    Returns and raises as `decode_clip` does; what lies beyond `seconds` is cut off.
     """
     if len(samples) == 0:
         raise DataError("holds no samples; remove it or record it again")
-    if not np.isfinite(samples).all():
-        raise DataError("holds NaN or infinite samples; write the file again from its source")
+    stretch = choose_stretch(len(samples), source_rate, seconds, sample_rate, None)
+    channels = samples.reshape(len(samples), -1)
+    return _heard(channels[: stretch.end], 0, source_rate, seconds, sample_rate, stereo=False)
+
+
+def _heard(
+    samples: np.ndarray, skip: int, source_rate: int, seconds: float, sample_rate: int, stereo: bool
+) -> tuple[np.ndarray, list[str]]:
+    """Decoded `(frames, channels)` -> `(T,)` or `(2, T)`, without the first `skip` samples of the result."""
+    length = round(seconds * sample_rate)
     notes = []
-    if samples.ndim == 2:
-        if samples.shape[1] > 1:
-            notes.append(f"{samples.shape[1]} channels mixed to mono")
-        samples = samples.mean(axis=1)
+    if samples.shape[1] > (2 if stereo else 1):
+        use = "the first two are used" if stereo else "mixed to mono"
+        notes.append(f"{samples.shape[1]} channels{', ' if stereo else ' '}{use}")
     if 2 * source_rate <= sample_rate:
         notes.append(f"{source_rate} Hz resampled to {sample_rate} Hz: it holds nothing above {source_rate // 2} Hz")
-    samples = samples[: math.ceil(seconds * source_rate)].astype(np.float32, copy=False)
+    rows = [samples[:, channel] for channel in range(min(2, samples.shape[1]))] if stereo else [_mixed(samples)]
+    rows = [np.ascontiguousarray(row, dtype=np.float32) for row in rows]
     if source_rate != sample_rate:
-        samples = soxr.resample(samples, source_rate, sample_rate)
-    if np.abs(samples).max(initial=0.0) < SILENCE_PEAK:
+        rows = [soxr.resample(row, source_rate, sample_rate) for row in rows]
+    rows = [row[skip : skip + length] for row in rows]
+    peak = float(np.abs([extreme(row, initial=0.0) for row in rows for extreme in (np.min, np.max)]).max())
+    if not math.isfinite(peak):
+        raise DataError("holds NaN or infinite samples; write the file again from its source")
+    if peak < SILENCE_PEAK:
         notes.append("is silent (peak below -100 dB): its embedding says nothing about a sound")
-    return repeat_pad(samples, round(seconds * sample_rate)), notes
+    rows = [repeat_pad(row, length) for row in rows]
+    return np.stack([rows[0], rows[-1]]) if stereo else rows[0], notes
+
+
+def _mixed(samples: np.ndarray) -> np.ndarray:
+    """The mean of the channels; adding column to column is 30 times as fast as `mean(axis=1)` over two."""
+    if samples.shape[1] == 1:
+        return samples[:, 0]
+    with np.errstate(invalid="ignore", over="ignore"):  # infinite samples are reported later
+        mixed = samples[:, 0] + samples[:, 1]
+        for channel in range(2, samples.shape[1]):
+            mixed += samples[:, channel]
+        return mixed / samples.shape[1]
 
 
 def repeat_pad(waveform: np.ndarray, length: int) -> np.ndarray:
@@ -93,5 +157,10 @@ def repeat_pad(waveform: np.ndarray, length: int) -> np.ndarray:
 
 def to_int16(waveform: np.ndarray) -> tuple[np.ndarray, int]:
     """Quantises as CLAP does (clamp to [-1, 1], times 32767, truncate) and counts the clamped samples."""
-    clipped = int(np.count_nonzero(np.abs(waveform) > 1.0))
-    return (np.clip(waveform, -1.0, 1.0) * INT16_PEAK).astype(np.int16), clipped
+    clipped = 0
+    if not (waveform.max(initial=0.0) <= 1.0 and waveform.min(initial=0.0) >= -1.0):
+        clipped = int(np.count_nonzero(np.abs(waveform) > 1.0))
+        waveform = np.clip(waveform, -1.0, 1.0)
+    quantised = np.empty(waveform.shape, np.int16)
+    # Multiplies block by block into the integers: no float copy of the whole.
+    return np.multiply(waveform, INT16_PEAK, out=quantised, casting="unsafe"), clipped
