@@ -10,11 +10,14 @@ import itertools
 import json
 import os
 import re
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 import webdataset
 from rich.console import Console
@@ -131,7 +134,8 @@ def write_shard(
             with webdataset.TarWriter(stream, encoder=False, mtime=0, **owner) as writer:
                 for clip in clips:
                     try:
-                        sample, clipped = _sample(clip, codec, sample_rate)
+                        with _ctrl_c_waits():
+                            sample, clipped = _sample(clip, codec, sample_rate)
                     except DataError as error:
                         written.rejected.append(BadSample(clip.id, str(error)))
                     else:  # what fails here is not the clip's fault
@@ -142,7 +146,8 @@ def write_shard(
             stream.flush()
             os.fsync(stream.fileno())
         if written.clips:
-            write_index(build_index(part))
+            with _ctrl_c_waits():
+                write_index(build_index(part))
             index_path(part).replace(index_path(tar))
             part.replace(tar)
             written.shards.append(tar)
@@ -199,6 +204,23 @@ def _sample(clip: Clip, codec: Codec, sample_rate: int | None) -> tuple[dict[str
         raise DataError(f"its text is no Unicode ({error}); read it again with the right encoding") from error
     sound = encode_clip(clip, codec, sample_rate)
     return {"__key__": key, sound.suffix: sound.content, "json": meta}, sound.clipped
+
+
+@contextlib.contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    """Ctrl-C is heard at the end: raised while libsndfile calls back into Python, cffi would swallow it."""
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: heard.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if heard:
+            handler(*heard[0])
 
 
 @contextlib.contextmanager
