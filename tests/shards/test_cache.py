@@ -46,7 +46,12 @@ def cache(tmp_path):
 def pauses(monkeypatch):
     """The attempts after which a pause was asked for; none is made."""
     asked: list[int] = []
-    monkeypatch.setattr(transfer, "_pause", asked.append)
+
+    def pause(attempt):
+        if threading.current_thread() is threading.main_thread():  # others prefetch for an earlier test
+            asked.append(attempt)
+
+    monkeypatch.setattr(transfer, "_pause", pause)
     return asked
 
 
@@ -364,6 +369,23 @@ def test_a_fork_fetches_while_threads_of_its_parent_do(cache, server):
         worker.start()
         assert results.get(timeout=30)
         worker.join()
+
+
+def test_a_fork_right_after_the_first_prefetch_fetches(cache, server):
+    """In a fresh interpreter, where the first use of a URL imports what it needs."""
+    code = (
+        f"import os, sys; from pathlib import Path; from atr.shards.cache import ShardCache\n"
+        f"cache = ShardCache(Path({str(cache.folder)!r}), 10**9)\n"
+        f"cache.prefetch([(f'{server.url}/slow/{{n}}.tar', None, None) for n in range(4)])\n"
+        f"while 'aiohttp' not in sys.modules: pass\n"  # would be in the middle of its import
+        f"for number in range(4):\n"
+        f"    if os.fork() == 0:\n"
+        f"        os.write(1, b'%d ' % len(cache.fetch(f'{server.url}/plain/{{number}}.tar').read_bytes()))\n"
+        f"        os._exit(0)\n"
+        f"for number in range(4): os.wait()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert (result.stdout, result.stderr) == (f"{len(BODY)} " * 4, "")
 
 
 @pytest.mark.parametrize("interrupt", [False, True])

@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from atr.errors import DataError, UsageError
-from atr.shards.transfer import Meter, check, download, is_http, retried, shown, split_query
+from atr.shards.transfer import PIPE, Meter, check, download, file_system, is_http, retried, shown, split_query
 
 Wanted = tuple[str, int | None, str | None]  # URL, bytes, SHA-256; None where it is not known
 
@@ -109,6 +109,9 @@ class ShardCache:
         Errors are left to whoever needs the shard. Ask for no more than the cache holds: what is fetched last
         pushes out what was fetched first.
         """
+        for url in {url.partition("://")[0]: url for url, _, _ in shards if not url.startswith(PIPE)}.values():
+            with suppress(Exception):
+                file_system(url)  # imports what it needs; a fork while a thread imports would lock the child
         if self._queue is None or self._queue[0] != os.getpid():  # threads do not live on in a fork
             self._queue = (os.getpid(), queue.SimpleQueue())
             for number in range(PREFETCH_THREADS):
