@@ -132,7 +132,8 @@ def _container(source: BinaryIO | str) -> str | None:
 def _from_ffmpeg(source: BinaryIO | str, why_not: Exception) -> Sound:
     kind = _container(source)
     if kind is None:
-        raise DataError(f"cannot be decoded ({why_not}); convert it to {READABLE}") from why_not
+        reason = why_not.error_string if isinstance(why_not, soundfile.LibsndfileError) else why_not
+        raise DataError(f"cannot be decoded ({reason}); convert it to {READABLE}") from why_not
     try:
         from torchcodec.decoders import AudioDecoder
     except (ImportError, RuntimeError, OSError) as error:  # RuntimeError: it found no FFmpeg
