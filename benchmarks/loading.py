@@ -4,7 +4,8 @@
 
 Both read the same FLAC shards (16 bit, mono, generated sound) of 10, 30 and 120 s clips at 48 and 44.1 kHz and make
 the same kind of batches from them: int16 crops of 10 s at 48 kHz with tokenised captions. The peer decodes a whole
-clip, resamples it (with soxr, as we do) and crops, as LAION-CLAP and open_clip do. Rounds alternate; each figure is the median of a round's.
+clip, resamples it (with soxr, as we do) and crops, as LAION-CLAP and open_clip do. Rounds alternate; each figure is the
+median of the rounds.
 Memory is the peak of a process that does nothing else, above what it holds before its first sample.
 """
 
