@@ -16,6 +16,7 @@ from atr.evaluation.scores import gather_ranks, score
 from atr.losses import InfoNCE, SigmoidLoss
 from atr.models.clap import Clap
 from atr.optim import WarmupCosine, parameter_groups
+from atr.tasks.resume import rewind
 from atr.types import Batch
 
 
@@ -60,8 +61,9 @@ class ContrastiveTask(pl.LightningModule):
         self.log("train/logit_scale", self.loss.logit_scale.detach().exp())
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Keeps the logit scale in its range."""
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """Steps, and keeps the logit scale in its range; at once, as a checkpoint may be written right after it."""
+        super().optimizer_step(*arguments, **named)
         self.loss.clamp()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -86,17 +88,10 @@ class ContrastiveTask(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Tells the data how far the interrupted epoch was trained, and the trainer's count the same.
-
-        The position comes from the optimizer's steps: a run stopped after a step may not have counted its batch.
-        """
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        uncounted = checkpoint["global_step"] - progress["total"]["completed"]
-        done = progress["current"]["completed"] + uncounted
-        for counts in (progress["current"], progress["total"]):
-            counts |= dict.fromkeys(("ready", "started", "processed", "completed"), counts["completed"] + uncounted)
-        if not progress["is_last_batch"]:
-            self.trainer.datamodule.resume_at = (checkpoint["epoch"], done)  # type: ignore[attr-defined]
+        """Tells the data, and the trainer, how far the interrupted epoch was trained."""
+        self.trainer.datamodule.resume_at = rewind(  # type: ignore[attr-defined]
+            checkpoint, self.trainer.accumulate_grad_batches
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what is needed to use the weights without this run."""
