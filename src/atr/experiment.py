@@ -20,12 +20,13 @@ from atr.models.clap import Clap
 from atr.pipeline.datamodule import AudioTextData, available_processors
 from atr.pipeline.ledger import list_bad
 from atr.provenance import data_hashes, environment
-from atr.tasks.callbacks import CountBad, SaveWhenStopped, StepProgress
+from atr.tasks.callbacks import CountBad, SaveEverySteps, SaveWhenStopped, StepProgress
 from atr.tasks.contrastive import ContrastiveTask
+from atr.tasks.resume import WholeFiles
 
 SAME_ON_RESUME = (
     "model", "loss", "optimizer", "schedule", "augment", "masking", "seed", "data.batch_size", "data.exclude_labels",
-    "data.mixture", "data.stereo", "data.streaming",
+    "data.mixture", "data.stereo", "data.streaming", "trainer.accumulate_grad_batches",
 )  # fmt: skip
 
 
@@ -129,6 +130,10 @@ def build_trainer(cfg: DictConfig, run_dir: Path, count_bad: CountBad) -> pl.Tra
         SaveWhenStopped(folder),
         ModelCheckpoint(folder, "last", enable_version_counter=False, every_n_epochs=cfg.checkpoint.every_n_epochs),
     ]
+    if (steps := cfg.checkpoint.every_n_steps) is not None:
+        if not isinstance(steps, int) or steps < 1:
+            raise UsageError(f"checkpoint.every_n_steps is {steps!r}; allowed: null, or a whole number from 1 on")
+        callbacks.append(SaveEverySteps(folder, steps))
     if arguments["enable_progress_bar"]:
         callbacks.append(StepProgress())
     if cfg.evaluation.monitor:
@@ -139,7 +144,7 @@ def build_trainer(cfg: DictConfig, run_dir: Path, count_bad: CountBad) -> pl.Tra
         loggers.append(CSVLogger(run_dir, name="", version=""))  # the report's curves
     return pl.Trainer(
         **arguments, logger=loggers, callbacks=callbacks, use_distributed_sampler=False,
-        default_root_dir=run_dir,
+        default_root_dir=run_dir, plugins=[WholeFiles()],
     )  # fmt: skip
 
 

@@ -41,7 +41,7 @@ def test_the_chance_of_a_step_depends_on_seed_and_step_only(tiny):
 def test_the_logit_scale_is_clamped_after_each_step(tiny):
     task, _ = make_task(tiny())
     task.loss.logit_scale.data.fill_(10.0)
-    task.on_train_batch_end(None, None, 0)
+    task.optimizer_step(0, 0, torch.optim.SGD(task.parameters(), lr=0.0))
     assert task.loss.logit_scale.exp().item() == pytest.approx(100.0, rel=1e-4)
 
 

@@ -17,6 +17,7 @@ from atr.losses import InfoNCE, Rows, SigmoidLoss
 from atr.models.clap import Clap
 from atr.optim import WarmupCosine, parameter_groups
 from atr.pipeline.collate import ids
+from atr.tasks.resume import rewind
 from atr.types import Batch, Encoded
 
 
@@ -67,17 +68,9 @@ class ContrastiveTask(pl.LightningModule):
         self.log("train/logit_scale", self.loss.logit_scale.detach().exp())
         return loss
 
-    def _log_corpora(self, rows: Rows, batch_size: int) -> None:
-        """Loss and recall within the batch of each corpus, as `train/clotho/loss`, `train/clotho/t2a/R@1`, …."""
-        for name, number in self.corpora.items():
-            own = rows.corpus == number
-            if own.any():
-                numbers = {"loss": rows.loss, "t2a/R@1": rows.t2a.float(), "a2t/R@1": rows.a2t.float()}
-                means = {f"train/{name}/{what}": value[own].mean() for what, value in numbers.items()}
-                self.log_dict(means, batch_size=batch_size)
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Keeps the logit scale in its range."""
+from atr.pipeline.collate import ids
+from atr.tasks.resume import rewind
+from atr.types import Batch, Encoded
         self.loss.clamp()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -103,17 +96,10 @@ class ContrastiveTask(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Tells the data how far the interrupted epoch was trained, and the trainer's count the same.
-
-        The position comes from the optimizer's steps: a run stopped after a step may not have counted its batch.
-        """
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        uncounted = checkpoint["global_step"] - progress["total"]["completed"]
-        done = progress["current"]["completed"] + uncounted
-        for counts in (progress["current"], progress["total"]):
-            counts |= dict.fromkeys(("ready", "started", "processed", "completed"), counts["completed"] + uncounted)
-        if not progress["is_last_batch"]:
-            self.trainer.datamodule.resume_at = (checkpoint["epoch"], done)  # type: ignore[attr-defined]
+        """Tells the data, and the trainer, how far the interrupted epoch was trained."""
+        self.trainer.datamodule.resume_at = rewind(  # type: ignore[attr-defined]
+            checkpoint, self.trainer.accumulate_grad_batches
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what is needed to use the weights without this run."""

@@ -1,0 +1,65 @@
+"""Checkpoints within an epoch: written whole, and gone on with from their exact place."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins import TorchCheckpointIO
+
+
+def rewind(checkpoint: dict[str, Any], accumulate: int = 1) -> tuple[int, int]:
+    """Sets the progress in a checkpoint to its last optimizer step, wherever in Lightning's loops it was written.
+
+    The optimizer's count is the one to trust: a batch that was fetched, or trained but not yet counted, differs from
+    it. An epoch that was trained to its end counts as finished; its validation is not run again.
+
+    Args:
+        checkpoint: as Lightning writes it; changed in place.
+        accumulate: batches in an optimizer step.
+
+    Returns:
+        The epoch to go on with, and the batches of it (of this rank) that are done.
+    """
+    loops = checkpoint["loops"]["fit_loop"]
+    epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
+    steps = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["current"]["completed"]
+    done = min(steps * accumulate, batches["current"]["ready"])
+    finished = batches["is_last_batch"] and done == batches["current"]["ready"]
+    total = batches["total"]["completed"] - batches["current"]["completed"] + done
+    batches["is_last_batch"] = False
+    if finished or done == 0:  # as between two epochs
+        epoch = epochs["current"]["ready" if finished else "processed"]
+        for counts in epochs.values():
+            counts |= dict.fromkeys(counts, epoch)
+        _count(batches["total"], total, total)
+        _count(batches["current"], 0, 0)
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] = checkpoint["global_step"]
+        return epoch, 0
+    # As in `on_train_batch_end` of the last batch: a place that Lightning continues from by going to the next batch.
+    epoch = epochs["current"]["ready"] - 1
+    for counts in epochs.values():  # a run that ended within an epoch, by max_steps or max_time, counted it as done
+        counts.update(processed=epoch, completed=epoch)
+    _count(batches["total"], total, total - 1)
+    _count(batches["current"], done, done - 1)
+    loops["epoch_loop.state_dict"]["_batches_that_stepped"] = checkpoint["global_step"] - 1
+    return epoch, done
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes beside the old file and then takes its name, so that a kill leaves the old one or the new one.
+
+    Lightning's own way goes through the system's temporary folder, and from another file system it copies over the
+    old file.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Writes a checkpoint; the folder is made if it is not there."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.part")  # no .ckpt, so that resume=auto does not look at it
+        torch.save(checkpoint, part)
+        part.replace(path)
+
+
+def _count(counts: dict[str, int], reached: int, completed: int) -> None:
+    counts.update(ready=reached, started=reached, processed=reached, completed=completed)

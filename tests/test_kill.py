@@ -1,0 +1,268 @@
+"""A run killed with SIGKILL goes on with the batches, losses and weights of a run that was not.
+
+All of it is the real `train(cfg)` in processes of its own (`kill_child.py`), with augmentation, word masking, dropout
+and SpecAugment on, 3 epochs of 8 steps. The whole process group is killed: ranks and loader workers.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from atr import experiment
+from atr.checkpoint import newest_checkpoint
+from atr.config import compose_config
+from atr.experiment import build_trainer, train
+from atr.pipeline.dataset import TrainingDataset
+from atr.shards.write import write_shards
+from atr.tasks import contrastive
+from tests.conftest import ROOT, TINY, make_clips
+from tests.kill_child import Record
+
+STEPS_OF_EPOCH, STEPS = 8, 24
+BATCH = 4
+RANDOM_STEPS = np.random.default_rng(0).choice([2, 3, 4, 5, 6, 7, *range(10, STEPS)], 7, replace=False)
+KILLED_AFTER = sorted([1, STEPS_OF_EPOCH, STEPS_OF_EPOCH + 1, *map(int, RANDOM_STEPS)])
+
+
+class Runs:
+    """Child runs of one series; the run folders lie side by side, as `resume=auto` wants them."""
+
+    def __init__(self, folder: Path, shards: Path, ranks: int = 1, workers: int = 0) -> None:
+        self.folder, self.shards, self.ranks, self.workers = folder, shards, ranks, workers
+        folder.mkdir(parents=True)
+
+    def overrides(self, name: str, *more: str) -> list[str]:
+        return [
+            *TINY, f"run_dir={self.folder / name}", f"data.train=[{self.shards}]", "data.test=[]",
+            f"data.batch_size={BATCH}", f"data.num_workers={self.workers}", "trainer.max_epochs=3",
+            "trainer.accelerator=cpu", f"trainer.devices={self.ranks}", "trainer.precision=32-true",
+            "trainer.enable_progress_bar=false", "schedule.warmup_steps=2", "augment=paper", "masking=words",
+            "checkpoint.every_n_steps=1", *more,
+        ]  # fmt: skip
+
+    def start(self, name: str, *more: str, park_after: int | None = None) -> subprocess.Popen:
+        given = self.folder / f"{name}.json"
+        record = str(self.folder / name)
+        given.write_text(
+            json.dumps({"overrides": self.overrides(name, *more), "record": record, "park_after": park_after})
+        )
+        with (self.folder / f"{name}.txt").open("w") as output:
+            return subprocess.Popen(
+                [sys.executable, str(ROOT / "tests" / "kill_child.py"), str(given)],
+                stdout=output, stderr=output, start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+
+    def whole(self, name: str, *more: str) -> None:
+        """Runs to the end."""
+        process = self.start(name, *more)
+        try:
+            assert process.wait(timeout=300) == 0, (self.folder / f"{name}.txt").read_text()[-3000:]
+        finally:
+            kill(process)
+
+    def killed(self, name: str, *more: str, after: int) -> None:
+        """Kills a run that waits between step `after` and the next."""
+        process = self.start(name, *more, park_after=after)
+        parked = [self.folder / f"{name}.{rank}.parked" for rank in range(self.ranks)]
+        self.kill_when(process, name, lambda: all(path.exists() for path in parked))
+
+    def kill_when(self, process: subprocess.Popen, name: str, due: Callable[[], bool]) -> None:
+        try:
+            deadline = time.monotonic() + 120
+            while not due():
+                output = (self.folder / f"{name}.txt").read_text()
+                assert process.poll() is None and time.monotonic() < deadline, output[-3000:]
+                time.sleep(0.02)
+        finally:
+            kill(process)
+
+    def lines(self, name: str, rank: int = 0) -> list[dict]:
+        """What a rank wrote down, without a line that the kill cut off."""
+        path = self.folder / f"{name}.{rank}.jsonl"
+        text = path.read_text() if path.exists() else ""
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+    def steps(self, name: str) -> list[int]:
+        """The steps a run trained, in its order, each as often as it did; the same on all ranks."""
+        ranks = [[line["step"] for line in self.lines(name, rank)] for rank in range(self.ranks)]
+        assert all(steps == ranks[0] for steps in ranks)
+        return ranks[0]
+
+    def batches(self, name: str) -> dict[int, list[str]]:
+        """Step -> the digests of its global batch, the ranks' parts in order."""
+        parts = zip(*(self.lines(name, rank) for rank in range(self.ranks)), strict=True)
+        return {part[0]["step"]: [digest for line in part for digest in line["samples"]] for part in parts}
+
+    def losses(self, name: str) -> dict[int, list[str]]:
+        parts = zip(*(self.lines(name, rank) for rank in range(self.ranks)), strict=True)
+        return {part[0]["step"]: [line["loss"] for line in part] for part in parts}
+
+    def state(self, name: str) -> dict[str, torch.Tensor]:
+        return torch.load(self.folder / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def kill(process: subprocess.Popen) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has ended
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def thirty_four_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight batches of four, and two clips left over."""
+    folder = tmp_path_factory.mktemp("kill")
+    write_shards(make_clips(folder / "sounds", STEPS_OF_EPOCH * BATCH + 2), folder / "shards", codec="flac")
+    return folder / "shards"
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, thirty_four_clips: Path) -> Callable[[int], Runs]:
+    """Number of ranks -> an uninterrupted run named `whole`, made once."""
+    made: dict[int, Runs] = {}
+
+    def run(ranks: int) -> Runs:
+        if ranks not in made:
+            folder = tmp_path_factory.mktemp("whole") / str(ranks)
+            made[ranks] = Runs(folder, thirty_four_clips, ranks)
+            made[ranks].whole("whole")
+        return made[ranks]
+
+    return run
+
+
+def check_part(runs: Runs, name: str, first: int, last: int, uninterrupted: Callable[[int], Runs]) -> None:
+    """A part trained exactly the steps first … last: the batches of one process, the losses of as many ranks."""
+    assert runs.steps(name) == list(range(first, last + 1))
+    batches, losses = uninterrupted(1).batches("whole"), uninterrupted(runs.ranks).losses("whole")
+    for step, batch in runs.batches(name).items():
+        assert batch == batches[step], f"the batch of step {step} differs"
+    for step, loss in runs.losses(name).items():
+        assert loss == losses[step], f"the loss of step {step} differs"
+
+
+def check_end(runs: Runs, name: str, uninterrupted: Callable[[int], Runs]) -> None:
+    expected, state = uninterrupted(runs.ranks).state("whole"), runs.state(name)
+    assert expected.keys() == state.keys()
+    assert [key for key in expected if not torch.equal(expected[key], state[key])] == []
+
+
+@pytest.mark.parametrize(("workers", "ranks", "after"), [(2, 1, 13), (0, 2, STEPS_OF_EPOCH)])
+def test_a_killed_run_goes_on_exactly(workers, ranks, after, tmp_path, thirty_four_clips, uninterrupted):
+    runs = Runs(tmp_path / "runs", thirty_four_clips, ranks, workers)
+    runs.killed("first", after=after)
+    check_part(runs, "first", 1, after, uninterrupted)
+    runs.whole("second", "resume=auto")
+    check_part(runs, "second", after + 1, STEPS, uninterrupted)
+    check_end(runs, "second", uninterrupted)
+
+
+def test_a_run_killed_at_any_moment_loses_at_most_so_many_steps(tmp_path, thirty_four_clips, uninterrupted):
+    """Not parked: the kill comes when it comes, perhaps while a checkpoint is being written."""
+    runs = Runs(tmp_path / "runs", thirty_four_clips, workers=2)
+    settings = ["checkpoint.every_n_steps=3", "checkpoint.every_n_epochs=100"]
+    process = runs.start("first", *settings)
+    runs.kill_when(process, "first", lambda: len(runs.lines("first")) >= 11)
+    killed_after = runs.steps("first")[-1]
+    path = runs.folder / "first" / "checkpoints" / "last.ckpt"
+    assert newest_checkpoint(runs.folder) == path
+    saved = torch.load(path, weights_only=True)["global_step"]
+    assert killed_after < STEPS and saved % 3 == 0 and 0 <= killed_after - saved <= 3
+    runs.whole("second", *settings, "resume=auto")
+    check_part(runs, "second", saved + 1, STEPS, uninterrupted)
+    check_end(runs, "second", uninterrupted)
+
+
+def test_ranks_form_the_same_global_batches_and_epochs_differ(uninterrupted):
+    one, two = uninterrupted(1), uninterrupted(2)
+    assert list(one.batches("whole")) == list(range(1, STEPS + 1))
+    assert one.batches("whole") == two.batches("whole")
+    assert all(len(line["samples"]) == BATCH // 2 for rank in (0, 1) for line in two.lines("whole", rank))
+    epochs = [[line["clips"] for line in one.lines("whole") if line["epoch"] == epoch] for epoch in range(3)]
+    assert [len(batches) for batches in epochs] == [STEPS_OF_EPOCH] * 3
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+    for batches in epochs:
+        assert len({clip for batch in batches for clip in batch}) == STEPS_OF_EPOCH * BATCH
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("workers", [0, 2, 4])
+def test_a_run_killed_ten_times_goes_on_exactly_each_time(workers, ranks, tmp_path, thirty_four_clips, uninterrupted):
+    """Each of the ten resumes is compared on its own, up to the next kill and, the last one, to the end."""
+    runs = Runs(tmp_path / "runs", thirty_four_clips, ranks, workers)
+    before, resume = 0, []
+    for after in KILLED_AFTER:
+        runs.killed(f"until{after}", *resume, after=after)
+        check_part(runs, f"until{after}", before + 1, after, uninterrupted)
+        before, resume = after, ["resume=auto"]
+    runs.whole("last", *resume)
+    check_part(runs, "last", before + 1, STEPS, uninterrupted)
+    check_end(runs, "last", uninterrupted)
+
+
+class Here:
+    """Runs in this process, beside `Runs` for what has to be patched."""
+
+    def __init__(self, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.runs, self.monkeypatch = runs, monkeypatch
+
+    def train(self, name: str, *more: str) -> dict[int, list[str]]:
+        def recorded(*arguments):
+            trainer = build_trainer(*arguments)
+            trainer.callbacks.append(Record(str(self.runs.folder / name), None))
+            return trainer
+
+        self.monkeypatch.setattr(experiment, "build_trainer", recorded)
+        train(compose_config(self.runs.overrides(name, *more)))
+        return self.runs.batches(name)
+
+
+@pytest.fixture
+def stopped(tmp_path, thirty_four_clips, monkeypatch) -> Iterator[Here]:
+    """A run of 13 of its 24 steps named `first`."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    here = Here(Runs(tmp_path / "runs", thirty_four_clips), monkeypatch)
+    assert len(here.train("first", "trainer.max_steps=13")) == 13
+    yield here
+
+
+def test_without_the_place_in_the_epoch_the_batches_would_differ(stopped, uninterrupted):
+    """The control: what is compared above can differ."""
+    expected = {step: batch for step, batch in uninterrupted(1).batches("whole").items() if step > 13}
+    assert stopped.train("second", "resume=auto") == expected
+    rewind = contrastive.rewind
+    stopped.monkeypatch.setattr(contrastive, "rewind", lambda *arguments: rewind(*arguments) and None)
+    path = stopped.runs.folder / "first" / "checkpoints" / "last.ckpt"
+    wrong = stopped.train("third", f"resume={path}")
+    assert wrong[14] != expected[14] and wrong[17] == expected[17]
+
+
+def test_going_on_reads_nothing_that_was_trained(stopped):
+    """With no workers, one batch of clips is read until the first batch is there."""
+    read: list[int] = []
+    until_first_batch: list[int] = []
+    get, start = TrainingDataset.__getitem__, Record.on_train_batch_start
+
+    def counting(self, draw):
+        read.append(draw.number)
+        return get(self, draw)
+
+    def noting(self, *arguments):
+        until_first_batch.append(len(read))
+        start(self, *arguments)
+
+    stopped.monkeypatch.setattr(TrainingDataset, "__getitem__", counting)
+    stopped.monkeypatch.setattr(Record, "on_train_batch_start", noting)
+    stopped.train("second", "resume=auto")
+    assert until_first_batch[0] == BATCH and len(read) == (STEPS - 13) * BATCH
