@@ -63,6 +63,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if cfg.evaluation.labels:
         check_candidates(cfg.evaluation.labels, data.labels("test"))
     hashes = data_hashes(data)
+    if resume is not None:
+        check_same_data(resume, hashes)
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
     (run_dir / "environment.json").write_text(json.dumps(environment() | {"data": hashes}, indent=2))
@@ -196,6 +198,20 @@ def find_resume(cfg: DictConfig) -> Path | None:
             "overrides again (they are in its config.yaml), or start a new run from its weights with init="
         )
     return found
+
+
+def check_same_data(resume: Path, hashes: dict[str, Any]) -> None:
+    """Refuses to go on with other training shards: the order of the clips would be another one.
+
+    Raises:
+        CheckpointError: the checkpoint's training set has other clips.
+    """
+    before, now = read_checkpoint(resume).about["data"].get("train"), hashes.get("train")
+    if before != now:
+        raise CheckpointError(
+            f"{resume} was trained on other shards: {before} then, {now} now; give data.train as it was, or start a "
+            "new run from its weights with init="
+        )
 
 
 def start_from(cfg: DictConfig) -> Clap:

@@ -68,9 +68,18 @@ class ContrastiveTask(pl.LightningModule):
         self.log("train/logit_scale", self.loss.logit_scale.detach().exp())
         return loss
 
-from atr.pipeline.collate import ids
-from atr.tasks.resume import rewind
-from atr.types import Batch, Encoded
+    def _log_corpora(self, rows: Rows, batch_size: int) -> None:
+        """Loss and recall within the batch of each corpus, as `train/clotho/loss`, `train/clotho/t2a/R@1`, …."""
+        for name, number in self.corpora.items():
+            own = rows.corpus == number
+            if own.any():
+                numbers = {"loss": rows.loss, "t2a/R@1": rows.t2a.float(), "a2t/R@1": rows.a2t.float()}
+                means = {f"train/{name}/{what}": value[own].mean() for what, value in numbers.items()}
+                self.log_dict(means, batch_size=batch_size)
+
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """Steps, and keeps the logit scale in its range; at once, as a checkpoint may be written right after it."""
+        super().optimizer_step(*arguments, **named)
         self.loss.clamp()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
