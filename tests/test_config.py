@@ -85,3 +85,9 @@ def test_every_experiment_says_how_to_run_it_and_what_to_expect():
         head = path.read_text().split("defaults:")[0].split("name:")[0]
         assert f"python train.py{'' if path.stem == 'demo' else ' experiment=' + path.stem}" in head, path
         assert "Hardware" in head and "Expect" in head, path
+
+
+def test_several_corpora_by_name_take_the_place_of_a_list():
+    cfg = compose_config(["data.train={a: [x, y], b: [z]}", "data.validation={a: [v]}"])
+    assert cfg.data.train == {"a": ["x", "y"], "b": ["z"]} and cfg.data.validation == {"a": ["v"]}
+    assert len(cfg.data.test) == 1

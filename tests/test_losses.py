@@ -190,3 +190,21 @@ def test_two_ranks_give_the_loss_and_gradient_of_the_whole_batch(tmp_path):
         for side in (0, 1):  # DDP takes the mean over the ranks: a rank's rows carry the sum, so half of it is right
             rows = torch.cat([part[1 + side] for part in parts]) / 2
             torch.testing.assert_close(rows, expected[side], atol=1e-6, rtol=0)
+
+
+def test_rows_are_the_parts_of_the_loss():
+    audio, text = unit(6, seed=1), unit(6, seed=2)
+    batch = batch_of(caption=[1, 2, 3, 1, 5, 6], clip=[1, 2, 3, 4, 2, 6])
+    for loss in (InfoNCE(), SigmoidLoss()):
+        rows = loss.rows(Embeddings(audio, text), batch)
+        assert rows.loss.shape == (6,) and not rows.loss.requires_grad
+        torch.testing.assert_close(rows.loss.mean(), loss(Embeddings(audio, text), batch).detach())
+
+
+def test_recall_within_a_batch_leaves_out_pairs_that_are_no_negatives():
+    audio = torch.eye(3)
+    text = torch.eye(3)[[1, 1, 2]]  # the first caption lies at the second clip
+    plain = InfoNCE(exclude=[]).rows(Embeddings(audio, text), batch_of(caption=[1, 1, 3]))
+    assert plain.t2a.tolist() == [False, True, True] and plain.a2t.tolist() == [True, False, True]
+    fair = InfoNCE(exclude=["caption"]).rows(Embeddings(audio, text), batch_of(caption=[1, 1, 3]))
+    assert fair.t2a.tolist() == [True, True, True] and fair.a2t.tolist() == [True, True, True]

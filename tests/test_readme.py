@@ -40,7 +40,7 @@ def test_every_file_of_the_tree_is_there_and_every_room_is_in_it():
 def test_the_verbs_of_the_readme_are_those_of_the_command():
     verbs = {command.name or command.callback.__name__ for command in app.registered_commands}
     assert set(re.findall(r"\batr (\w+) CHECKPOINT", README)) <= verbs
-    assert verbs == {"train", "eval", "classify"}
+    assert verbs == {"train", "eval", "classify", "doctor"}
 
 
 def test_your_own_sounds_as_the_readme_does_it(tmp_path, monkeypatch):

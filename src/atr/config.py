@@ -49,9 +49,18 @@ def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
         GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return compose("config", overrides=list(overrides))
+            return compose("config", overrides=replaced(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(_explain(str(error), overrides)) from error
+
+
+def replaced(overrides: Sequence[str]) -> list[str]:
+    """`data.train={…}` as `~data.train` and `+data.train={…}`: Hydra would merge the mapping into a list, and fail."""
+    result: list[str] = []
+    for text in overrides:
+        mapping = re.match(r"(data\.(?:train|validation|test))=\s*\{", text)
+        result += [f"~{mapping[1]}", f"+{text}"] if mapping else [text]
+    return result
 
 
 def build(config: DictConfig, **arguments: Any) -> Any:

@@ -1,6 +1,7 @@
 """`atr doctor`: where the time of a run goes on this machine and this data, and how many workers it wants."""
 
 import io
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -15,13 +16,14 @@ from rich.console import Console
 from rich.table import Table
 
 from atr.config import build
-from atr.errors import UsageError
+from atr.errors import DataError, UsageError
 from atr.experiment import best_precision, build_data
 from atr.models.clap import Clap
 from atr.optim import parameter_groups
 from atr.pipeline.collate import Collate
 from atr.pipeline.datamodule import AudioTextData, available_processors
-from atr.types import Batch
+from atr.pipeline.ledger import list_bad
+from atr.types import BadSample, Batch
 
 CLIPS = 64  # measured one by one
 CPU_BATCH = 32  # clips of a step at most, where it is computed on a CPU
@@ -102,17 +104,24 @@ def loading_stages(data: AudioTextData, size: int) -> tuple[dict[str, float], Ba
     shards, training = data.sets["train"], data.training
     clock = dict.fromkeys(LOADING, 0.0)
     rng = np.random.default_rng(data.seed)
-    numbers = rng.permutation(len(shards))
+    numbers = itertools.cycle(rng.permutation(len(shards)).tolist())
     loaded: list[Any] = []
-    for number in (int(numbers[n % len(numbers)]) for n in range(max(CLIPS, size))):
-        name = shards.name(number)
-        with timing(clock, "read"):
-            meta, audio = shards.metadata(number), shards.audio(number)
-        with timing(clock, "decode"):
-            crop = training.cropped(name, meta, io.BytesIO(audio), rng)
-        other = training.cropped(name, meta, io.BytesIO(audio), rng)
+    bad: list[BadSample] = []
+    while len(loaded) < max(CLIPS, size):
+        number = next(numbers)
+        try:
+            with timing(clock, "read"):
+                meta, audio = shards.metadata(number), shards.audio(number)
+            with timing(clock, "decode"):
+                crop = training.cropped(shards.name(number), meta, io.BytesIO(audio), rng)
+            partner = training.cropped(shards.name(number), meta, io.BytesIO(audio), rng)
+        except DataError as error:
+            bad.append(BadSample(shards.name(number), str(error)))
+            if len(bad) > CLIPS:
+                raise DataError(f"too many clips cannot be used, among them\n{list_bad(bad)}") from error
+            continue
         with timing(clock, "augment"):
-            sample = training.finished(crop, lambda partner=other: partner, rng)  # type: ignore[misc]
+            sample = training.finished(crop, lambda one=partner: one, rng)  # type: ignore[misc]
         loaded.append((sample, []))
     count = len(loaded)
     Collate(data.tokenizer)([])  # loads the tokenizer
@@ -148,21 +157,22 @@ def step_stages(cfg: DictConfig, model: Clap, batch: Batch, device: torch.device
 
 
 def loader_speed(data: AudioTextData, workers: int) -> float:
-    """Clips/s of the real loader, its first batch left out."""
+    """Clips/s of the real loader, its first batches left out."""
     data.num_workers = workers
-    loader = iter(data.train_dataloader())
-    next(loader)
-    began, clips = time.perf_counter(), 0
-    for batch in loader:
-        clips += len(batch.samples)
-        if time.perf_counter() - began > LOADER_SECONDS:
-            break
-    return clips / (time.perf_counter() - began) if clips else float("nan")
+    loader = data.train_dataloader()
+    batches = itertools.chain.from_iterable(itertools.repeat(loader))
+    for _ in range(1 + 2 * workers):  # those that are made while the first one is waited for
+        next(batches)
+    began, clips, seconds = time.perf_counter(), 0, 0.0
+    while seconds < LOADER_SECONDS:
+        clips += len(next(batches).samples)
+        seconds = time.perf_counter() - began
+    return clips / seconds
 
 
 @contextmanager
 def timing(clock: dict[str, float], stage: str, device: torch.device | None = None) -> Iterator[None]:
-    """Adds the seconds that the block takes, on the device too."""
+    """Adds the seconds that the block takes, on the device too; nothing when it fails."""
     began = time.perf_counter()
     yield
     if device is not None and device.type == "cuda":

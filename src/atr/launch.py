@@ -12,7 +12,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from atr.config import compose_config, conf_dir
+from atr.config import compose_config, conf_dir, replaced
 from atr.errors import AtrError, UsageError
 
 
@@ -22,7 +22,7 @@ def launch(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: overrides and Hydra's own flags; those of the process when None.
     """
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    arguments = replaced(sys.argv[1:] if arguments is None else arguments)
     # Lightning starts the processes of further devices as `python -m SPEC ARGUMENTS`: this module, without the verb.
     sys.argv = [sys.argv[0], *arguments]
     sys.modules["__main__"].__spec__ = importlib.util.find_spec("atr.launch")

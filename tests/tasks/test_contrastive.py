@@ -1,5 +1,6 @@
 """The LightningModule: chance per step, the clamp, and two processes."""
 
+import csv
 import subprocess
 import sys
 
@@ -7,7 +8,8 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from atr.experiment import build_data
+from atr.experiment import build_data, train
+from atr.shards.write import write_shards
 from atr.tasks.contrastive import ContrastiveTask
 from tests.conftest import TINY
 
@@ -57,3 +59,21 @@ def test_two_processes_train_with_no_unused_parameter(tiny, tmp_path):
     (run_dir,) = (tmp_path / "runs" / "demo").iterdir()
     assert (run_dir / "checkpoints" / "best.ckpt").is_file() and (run_dir / "metrics.json").is_file()
     assert result.stdout.count("zero-shot   accuracy") == 1 and "2 x cpu" in result.stdout
+
+
+def test_each_corpus_of_a_mixture_has_its_own_curves(tiny, tmp_path, clips):
+    write_shards(clips[:12], tmp_path / "tones", codec="flac")
+    write_shards(clips[12:], tmp_path / "bells", codec="flac")
+    corpora = f"{{tones: [{tmp_path / 'tones'}], bells: [{tmp_path / 'bells'}]}}"
+    train(tiny(f"data.train={corpora}", f"data.validation={corpora}", "data.batch_size=16", "trainer.max_epochs=2",
+               "trainer.log_every_n_steps=1", "data.mixture.weights={tones: 1, bells: 1}"))  # fmt: skip
+    with (tiny.run_dir / "metrics.csv").open() as file:
+        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    steps = [row for row in rows if "train/loss" in row]
+    for row in steps:  # eight clips of each
+        assert (row["train/tones/loss"] + row["train/bells/loss"]) / 2 == pytest.approx(row["train/loss"], rel=1e-4)
+        assert 0 <= row["train/bells/t2a/R@1"] <= 1 and 0 <= row["train/tones/a2t/R@1"] <= 1
+    last = [row for row in rows if "validation/clips" in row][-1]
+    assert (last["validation/tones/clips"], last["validation/bells/clips"], last["validation/clips"]) == (12, 4, 16)
+    assert last["validation/bells/retrieval/t2a/candidates"] == 4
+    assert last["validation/bells/retrieval/t2a/R@1"] >= last["validation/retrieval/t2a/R@1"] * 0.5
