@@ -46,6 +46,13 @@ def test_ranks_share_the_same_global_batches(world):
         assert together == alone[batch * 8 : (batch + 1) * 8]
 
 
+def test_a_resumed_order_begins_at_its_place_before_the_epoch_is_set():
+    resumed = TrainingOrder(order_of(50), 8, resume_at=(3, 2))
+    assert list(resumed) == epoch(3)[16:] and len(resumed) == 48
+    resumed.set_epoch(4)
+    assert list(resumed) == epoch(4)
+
+
 def test_a_world_size_that_does_not_divide_the_batch_is_refused():
     with pytest.raises(UsageError, match=r"batch_size=8 .* 3 devices; numbers of devices that divide it: 1, 2, 4"):
         TrainingOrder(order_of(50), 8, rank=0, world=3)

@@ -43,7 +43,8 @@ class TrainingOrder(Sampler[Draw]):
             )
         self.order, self.batch_size, self.rank, self.world = order, batch_size, rank, world
         self.resume_at, self.announce, self.ahead = resume_at, announce, ahead
-        self.epoch = 0
+        # Lightning lets the workers begin before it calls `set_epoch` for the first time.
+        self.epoch = resume_at[0] if resume_at else 0
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch."""
