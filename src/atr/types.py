@@ -45,10 +45,11 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class BadSample:
-    """A sample that was skipped, and why."""
+    """A sample that was skipped, and why; or a damaged place that held several."""
 
     key: str
     reason: str
+    clips: int = 1  # an estimate, where nobody knows
 
 
 @dataclass

@@ -91,10 +91,6 @@ def test_dropped_connections_are_tried_again(cache, server, pauses):
     [
         ("short", {}, "ClientPayloadError"),
         ("short", {"size": len(BODY)}, "ClientPayloadError"),
-        ("long", {"size": len(BODY)}, "150000 bytes came instead of 300000"),
-        ("long", {"sha256": SHA256}, "its SHA-256 is [0-9a-f]{64} instead of"),
-        ("plain", {"size": len(BODY) + 1}, "300000 bytes came instead of 300001"),
-        ("plain", {"sha256": "0" * 64}, f"its SHA-256 is {SHA256} instead of 0000"),
         ("503", {}, "the server answered 503 Service Unavailable"),
         ("429", {}, "the server answered 429"),
     ],
@@ -104,6 +100,21 @@ def test_what_never_arrives_whole_is_reported_and_leaves_nothing(cache, server, 
     with pytest.raises(DataError, match=rf"{url} cannot be fetched: {reason}.*attempt 5 of 5.*then run again"):
         cache.fetch(url, **known)
     assert files(cache) == [] and pauses == [1, 2, 3, 4] and server.requests.total() == 5
+
+
+@pytest.mark.parametrize(
+    ("mode", "known", "reason"),
+    [
+        ("long", {"size": len(BODY)}, "150000 bytes came instead of 300000"),
+        ("long", {"sha256": SHA256}, "its SHA-256 is [0-9a-f]{64} instead of"),
+        ("plain", {"size": len(BODY) + 1}, "300000 bytes came instead of 300001"),
+        ("plain", {"sha256": "0" * 64}, f"its SHA-256 is {SHA256} instead of 0000"),
+    ],
+)
+def test_the_same_wrong_file_twice_is_enough(cache, server, mode, known, reason, pauses):
+    with pytest.raises(DataError, match=rf"0\.tar cannot be fetched: {reason}.*attempt 2 of 5"):
+        cache.fetch(f"{server.url}/{mode}/0.tar", **known)
+    assert files(cache) == [] and pauses == [1] and server.requests.total() == 2
 
 
 @pytest.mark.parametrize("mode", ["404", "403", "401", "410"])
@@ -245,12 +256,16 @@ def test_a_cache_full_of_other_downloads_is_reported_after_a_while(tmp_path, ser
 
 
 def test_a_full_disk_is_named(cache, server, monkeypatch, pauses):
-    def full(*arguments):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    for number, kind in enumerate((errno.ENOSPC, errno.EDQUOT)):
 
-    monkeypatch.setattr(cache_module, "download", full)
-    with pytest.raises(DataError, match=r"the disk of the cache folder is full; free space or lower data\.cache_gb"):
-        cache.fetch(f"{server.url}/plain/0.tar")
+        def full(*arguments, kind=kind):
+            raise OSError(kind, "No space left on device")
+
+        monkeypatch.setattr(cache_module, "download", full)
+        with pytest.raises(
+            DataError, match=r"the disk of the cache folder, or its quota, is full; free space or lower"
+        ):
+            cache.fetch(f"{server.url}/plain/{number}.tar")
     assert pauses == []
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from atr.errors import DataError
+from atr.shards.find import find_shards
 from atr.shards.index import AUDIO_SUFFIXES, build_index, index_path, load_index
-from atr.shards.read import ShardSet, find_shards
+from atr.shards.read import ShardSet
 from atr.shards.write import write_shards
 
 
@@ -128,10 +129,13 @@ def test_an_index_that_is_no_index_is_made_again(shards, content):
     assert load_index(shards / "00000.tar") == expected
 
 
-def test_a_member_that_stands_twice_is_refused(tmp_path):
+def test_a_sample_that_stands_twice_is_lost_and_no_other(tmp_path):
     foreign_tar(tmp_path / "0.tar", [("a.json", b"{}"), ("a.wav", b"RIFF"), ("a.json", b"{}")])
-    with pytest.raises(DataError, match=r"holds 'a\.json' twice"):
+    with pytest.raises(DataError, match=r"a: its \.json stands in the tar twice"):
         build_index(tmp_path / "0.tar")
+    foreign_tar(tmp_path / "1.tar", [("a.json", b"{}"), ("b.wav", b"RIFF"), ("b.json", b"{}"), ("a.json", b"{}")])
+    index = build_index(tmp_path / "1.tar")
+    assert index.keys.tolist() == [b"b"] and [one.key for one in index.lost] == ["a"]
 
 
 def test_more_tars_than_open_files(tmp_path, clips, monkeypatch):

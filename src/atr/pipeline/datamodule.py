@@ -22,7 +22,8 @@ from atr.pipeline.sampler import EvaluationOrder, TrainingOrder, check_world
 from atr.pipeline.streaming import StreamedClips
 from atr.pipeline.text import WordMask, labels_of
 from atr.shards.cache import ShardCache
-from atr.shards.read import Folders, ShardSet, find_shards
+from atr.shards.find import find_shards
+from atr.shards.read import Folders, ShardSet
 from atr.shards.remote import is_remote
 
 SetFolders = str | Folders

@@ -230,5 +230,6 @@ class ShardCache:
 def _file_name(url: str, size: int | None, sha256: str | None) -> str:
     """A name in the cache: a hash, and for people the end of the URL in harmless letters."""
     digest = sha256_of(f"{url}\n{size}\n{sha256}".encode()).hexdigest()[:32]
-    tail = split_query(url)[0].removesuffix(".tar").rpartition("/")[2]
+    # A command may hold a password anywhere.
+    tail = "" if url.startswith(PIPE) else split_query(url)[0].removesuffix(".tar").rpartition("/")[2]
     return f"{digest}-{re.sub(r'[^0-9A-Za-z_-]', '_', tail)[-40:]}.tar"

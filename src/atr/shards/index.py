@@ -8,6 +8,8 @@ import hashlib
 import io
 import json
 import os
+import tarfile
+import uuid
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +19,12 @@ import numpy as np
 import soundfile
 
 from atr.errors import DataError
-from atr.shards.scan import BLOCK, Part, scan_tar
+from atr.shards.scan import AUDIO_SUFFIXES, BLOCK, Part, Scan, Window
 from atr.types import BadSample
 
 FORMAT = 2
-AUDIO_SUFFIXES = ("flac", "wav", "ogg", "opus", "mp3", "m4a", "aac", "mp4", "webm", "mkv")
+LIBSNDFILE = AUDIO_SUFFIXES[:5]
+CLOCK = 5.0  # s; an index older than its tar by more is made again
 # Offsets and sizes in bytes; `frames` samples per channel at `sample_rate` Hz; `suffix` is a place in AUDIO_SUFFIXES.
 # A member that is not there has size 0; a sound whose header libsndfile cannot read has 0 frames at 0 Hz.
 ROW = np.dtype(
@@ -106,17 +109,34 @@ def from_json(content: bytes, place: str) -> ShardIndex | None:
         keys = np.array([str(key).encode() for key in stored["keys"]], dtype=np.bytes_)
         rows = np.zeros(len(keys), ROW)
         for name in ROW.fields or ():
-            rows[name] = stored[name]
-        lost = [BadSample(str(key), str(reason)) for key, reason in stored["lost"]]
-        return ShardIndex(place, int(stored["size"]), str(stored["sha256"]), keys, rows, lost)
-    except (ValueError, KeyError, TypeError, OverflowError):
+            column = stored[name]
+            if not isinstance(column, list) or len(column) != len(keys):
+                return None
+            rows[name] = column
+        lost = [BadSample(str(key), str(reason), int(clips)) for key, reason, clips in stored["lost"]]
+        index = ShardIndex(place, int(stored["size"]), str(stored["sha256"]), keys, rows, lost)
+        return index if _is_sound(index) else None
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
+
+
+def _is_sound(index: ShardIndex) -> bool:
+    """May the numbers of an index be used? It may come from elsewhere, or from a disk with faults."""
+    rows = index.rows
+    inside = all(
+        (rows[f"{name}_offset"] >= 0).all()
+        and (rows[f"{name}_size"] >= 0).all()
+        and (rows[f"{name}_offset"] <= index.size - rows[f"{name}_size"]).all()
+        for name in ("audio", "json")
+    )
+    known = ((rows["suffix"] >= 0) & (rows["suffix"] < len(AUDIO_SUFFIXES))).all()
+    return bool(len(index) and inside and known and len(np.unique(index.keys)) == len(index))
 
 
 def as_json(index: ShardIndex) -> str:
     """The content of an index file."""
     content: dict[str, Any] = {"format": FORMAT, "size": index.size, "sha256": index.sha256}
-    content["lost"] = [[one.key, one.reason] for one in index.lost]
+    content["lost"] = [[one.key, one.reason, one.clips] for one in index.lost]
     content["keys"] = [key.decode() for key in index.keys.tolist()]
     content |= {name: index.rows[name].tolist() for name in ROW.fields or ()}
     return json.dumps(content, separators=(",", ":"))
@@ -125,9 +145,12 @@ def as_json(index: ShardIndex) -> str:
 def write_index(index: ShardIndex, path: Path | None = None) -> None:
     """Writes the index, beside its tar when no path is given; whole or not at all."""
     path = path or index_path(Path(index.place))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(as_json(index))
-    temporary.replace(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.write_text(as_json(index))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def build_index(tar: Path, place: str = "") -> ShardIndex:
@@ -138,16 +161,13 @@ def build_index(tar: Path, place: str = "") -> ShardIndex:
         place: what the index calls it; its path when empty.
 
     Raises:
-        DataError: the file is no tar, or holds no sample that can be read, or a name twice.
+        DataError: the file is no tar, or holds no sample that can be read.
     """
     with tar.open("rb") as file:
-        parts, lost = scan_tar(file, tar)
-        keys, rows = [], []
-        for key, members in parts.items():
-            suffix = next((s for s in AUDIO_SUFFIXES if s in members), "")
-            if suffix or "json" in members:
-                keys.append(key.encode())
-                rows.append(_row(file, suffix, members))
+        scan = Scan(file, str(tar))
+        lost = scan.lost
+        keys = [key.encode(errors="backslashreplace") for key in scan.parts]
+        rows = [_row(file, members) for members in scan.parts.values()]
         if not rows:
             raise DataError(
                 f"{tar}: no sample in it that can be read; expected KEY.json beside KEY.{'|'.join(AUDIO_SUFFIXES)}"
@@ -159,14 +179,15 @@ def build_index(tar: Path, place: str = "") -> ShardIndex:
     return ShardIndex(place or str(tar), size, digest, np.array(keys, dtype=np.bytes_), np.array(rows, ROW), lost)
 
 
-def _row(file: io.BufferedReader, suffix: str, members: dict[str, Part]) -> tuple[int, ...]:
-    """Reads the sound's header."""
+def _row(file: io.BufferedReader, members: dict[str, Part]) -> tuple[int, ...]:
+    """Reads the sound's header, and no more of it."""
+    suffix = next((s for s in AUDIO_SUFFIXES if s in members), "")
     audio, described = members.get(suffix, (0, 0)), members.get("json", (0, 0))
     rate = channels = frames = 0
-    if suffix in AUDIO_SUFFIXES[:5]:  # those of libsndfile
-        file.seek(audio[0])
+    if suffix in LIBSNDFILE:
+        sound = io.BufferedReader(Window(lambda at, count: os.pread(file.fileno(), count, at), *audio))
         try:
-            info = soundfile.info(io.BytesIO(file.read(audio[1])))
+            info = soundfile.info(sound)
             rate, channels, frames = info.samplerate, info.channels, info.frames
         except (soundfile.LibsndfileError, RuntimeError):
             pass  # reported as a bad sample when it is read
@@ -175,8 +196,9 @@ def _row(file: io.BufferedReader, suffix: str, members: dict[str, Part]) -> tupl
 
 
 def _belongs(index: ShardIndex, tar: Path) -> bool:
-    """Are size, first and last sample of an index those of the tar?"""
-    if len(index) == 0 or index.size != tar.stat().st_size:
+    """Is an index of the tar's size, no older than the tar, with its first and last sample?"""
+    held = tar.stat()
+    if index.size != held.st_size or index_path(tar).stat().st_mtime < held.st_mtime - CLOCK:
         return False
     with tar.open("rb") as file:
         return all(_stands_in(file, index, number) for number in (0, len(index) - 1))
@@ -185,8 +207,18 @@ def _belongs(index: ShardIndex, tar: Path) -> bool:
 def _stands_in(file: io.BufferedReader, index: ShardIndex, number: int) -> bool:
     """Does the header before a sample's data name it? (A header holds up to 100 bytes of a name.)"""
     row = index.rows[number]
-    described = bool(row["json_size"])
-    file.seek(max(0, int(row["json_offset" if described else "audio_offset"]) - BLOCK))
-    name = file.read(100).rstrip(b"\0").decode(errors="replace")
-    suffix = "json" if described else AUDIO_SUFFIXES[row["suffix"]]
-    return f"{index.key(number)}.{suffix}"[: len(name)].lower() == name.lower() != ""
+    suffix = "json" if row["json_size"] else AUDIO_SUFFIXES[row["suffix"]]
+    member = "json" if row["json_size"] else "audio"
+    file.seek(max(0, int(row[f"{member}_offset"]) - BLOCK))
+    return names(file.read(BLOCK), f"{index.key(number)}.{suffix}", int(row[f"{member}_size"]))
+
+
+def names(header: bytes, name: str, size: int) -> bool:
+    """Is it the tar header of a member of that name and size? (It may hold a part of the name only, in ASCII.)"""
+    try:
+        found = tarfile.TarInfo.frombuf(header, "utf-8", "backslashreplace")
+    except tarfile.HeaderError:
+        return False
+    written = found.name.rpartition("/")[2].lower()
+    same = not name.isascii() or name.rpartition("/")[2].lower()[: len(written)] == written
+    return same and found.size == size

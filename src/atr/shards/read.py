@@ -3,22 +3,25 @@
 import io
 import json
 import os
-import warnings
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from atr.errors import DataError
 from atr.shards.cache import ShardCache
-from atr.shards.index import AUDIO_SUFFIXES, ShardIndex, build_index, from_json, load_index, read_index, write_index
-from atr.shards.remote import fetch_small, is_remote, list_remote
+from atr.shards.find import find_shards, missing, open_indexes
+from atr.shards.index import (
+    AUDIO_SUFFIXES,
+    ShardIndex,
+    index_path,
+    names,
+)
+from atr.shards.remote import is_remote
+from atr.shards.scan import BLOCK, Window
 from atr.shards.transfer import shown
-from atr.types import BadSample
 
 OPEN_FILES = 128  # per set and process; systems often allow 1024 in all
 WHOLE = 1 << 20  # bytes; smaller members are read at once, larger ones as they are needed
@@ -51,15 +54,17 @@ class ShardSet:
         self.cache = cache
         places = [(corpus, place) for corpus, name in enumerate(named) for f in named[name] for place in find_shards(f)]
         self.corpora = list(named)
-        self.indexes = open_indexes([place for _, place in places], cache)
+        distinct = list(dict.fromkeys(place for _, place in places))
+        opened = dict(zip(distinct, open_indexes(distinct, cache), strict=True))
+        self.indexes = [opened[place] for _, place in places]
         self.corpus_of_shard = np.array([corpus for corpus, _ in places])
         self.starts = np.cumsum([0, *(len(index) for index in self.indexes)])
         self.numbers = np.arange(self.starts[-1])  # the samples kept
         self.lost = [
-            BadSample(f"{shown(index.place)}:{one.key}", one.reason) for index in self.indexes for one in index.lost
+            replace(one, key=f"{shown(index.place)}:{one.key}") for index in opened.values() for one in index.lost
         ]
         for folder in dict.fromkeys(str(folder) for name in named for folder in named[name]):
-            self.lost += _missing(self.indexes, folder)
+            self.lost += missing(opened, folder)
         self._files: dict[tuple[int, int], int] = {}  # (process, shard) -> file descriptor
 
     def __len__(self) -> int:
@@ -95,7 +100,8 @@ class ShardSet:
         if size <= WHOLE:
             return io.BytesIO(self._read(shard, "audio", row)) if size else None
         offset = int(self.indexes[shard].rows[row]["audio_offset"])
-        return io.BufferedReader(_Member(self, shard, offset, size), BUFFER)
+        self._check(shard, row, "audio")
+        return io.BufferedReader(Window(lambda at, count: self.pread(shard, at, count), offset, size), BUFFER)
 
     def metadata(self, number: int) -> dict[str, Any]:
         """The json of a sample; empty when the tar holds none.
@@ -152,8 +158,31 @@ class ShardSet:
         return shard, at - int(self.starts[shard])
 
     def _read(self, shard: int, member: str, row: int) -> bytes:
+        """A whole member, in one read with the header before it, which must be its own."""
         place = self.indexes[shard].rows[row]
-        return self.pread(shard, int(place[f"{member}_offset"]), int(place[f"{member}_size"]))
+        offset, size = int(place[f"{member}_offset"]), int(place[f"{member}_size"])
+        if size == 0:
+            return b""
+        content = self.pread(shard, offset - BLOCK, BLOCK + size)
+        self._check(shard, row, member, content[:BLOCK])
+        return content[BLOCK:]
+
+    def _check(self, shard: int, row: int, member: str, header: bytes | None = None) -> None:
+        """Is a member still where the index says?
+
+        Raises:
+            DataError: the tar was written again, and another member stands there.
+        """
+        index = self.indexes[shard]
+        place = index.rows[row]
+        if header is None:
+            header = self.pread(shard, int(place[f"{member}_offset"]) - BLOCK, BLOCK)
+        suffix = "json" if member == "json" else AUDIO_SUFFIXES[place["suffix"]]
+        if not names(header, f"{index.key(row)}.{suffix}", int(place[f"{member}_size"])):
+            raise DataError(
+                f"its .{suffix} is not where the index of {shown(index.place)} says: the tar was changed after it was "
+                f"indexed; delete {index_path(Path(index.place)).name} beside it, so that it is made again"
+            )
 
     def _descriptor(self, shard: int) -> int:
         place = (os.getpid(), shard)
@@ -170,8 +199,12 @@ class ShardSet:
             try:
                 path = self.cache.fetch(index.place, index.size, index.sha256)
             except DataError as error:
-                stored = self.cache.index_path(index.place)
-                raise DataError(f"{error} (if the shard was replaced on purpose, delete {stored})") from error
+                if "instead of" not in str(error):
+                    raise
+                raise DataError(
+                    f"{error}; the shard is another one than its index tells of: if it was replaced on purpose, make "
+                    f"the index beside it again (or remove it), and delete {self.cache.index_path(index.place)}"
+                ) from None
             try:
                 with path.open("rb", buffering=0) as file:
                     return os.pread(file.fileno(), size, offset)
@@ -180,108 +213,3 @@ class ShardSet:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_files": {}}
-
-
-class _Member(io.RawIOBase):
-    """A stretch of a shard as a file."""
-
-    def __init__(self, shards: ShardSet, shard: int, offset: int, size: int) -> None:
-        self.shards, self.shard, self.offset, self.size = shards, shard, offset, size
-        self.position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self.position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
-        return self.position
-
-    def readinto(self, buffer: Any) -> int:
-        count = max(0, min(len(buffer), self.size - self.position))
-        buffer[:count] = self.shards.pread(self.shard, self.offset + self.position, count)
-        self.position += count
-        return count
-
-
-def open_indexes(places: Sequence[str], cache: ShardCache | None) -> list[ShardIndex]:
-    """The indexes of all shards, in order; those that have none are made, several at a time.
-
-    Raises:
-        DataError: a shard cannot be read at all.
-    """
-
-    def open_one(place: str) -> ShardIndex:
-        if not is_remote(place):
-            return load_index(Path(place))
-        if cache is None:
-            raise DataError(f"{shown(place)} is remote, and there is no cache to keep it in")
-        return _remote_index(place, cache)
-
-    with ThreadPoolExecutor(4) as pool:
-        tasks = pool.map(open_one, places)
-        return list(
-            track(
-                tasks,
-                "opening shards",
-                len(places),
-                disable=len(places) < 20 or not Console().is_terminal,
-                transient=True,
-            )
-        )
-
-
-def _remote_index(url: str, cache: ShardCache) -> ShardIndex:
-    """From the cache, else from beside the shard, else made from the shard itself."""
-    path = cache.index_path(url)
-    if (stored := read_index(path, url)) is not None:
-        return stored
-    content = fetch_small(f"{url.removesuffix('.tar')}.index.json") if "://" in url else None
-    index = from_json(content, url) if content is not None else None
-    if index is None:
-        index = build_index(cache.fetch(url), url)
-        cache.identify(url, index.size, index.sha256)
-    write_index(index, path)
-    return index
-
-
-def find_shards(folder: str | Path) -> list[str]:
-    """The tars of a folder by name; a single `.tar` is taken as it is; URLs are listed by `list_remote`.
-
-    Raises:
-        DataError: nothing is there; the message lists the folders beside it.
-    """
-    if is_remote(str(folder)):
-        return list_remote(str(folder))
-    folder = Path(folder)
-    if folder.is_file() and folder.suffix == ".tar":
-        return [str(folder)]
-    if not folder.is_dir():
-        beside = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
-        there = f"beside it there are: {', '.join(beside)}" if beside else f"{folder.parent} is not there either"
-        raise DataError(f"shard folder {folder.absolute()} does not exist; {there}")
-    tars = sorted(folder.glob("*.tar"))
-    if not tars:
-        raise DataError(f"shard folder {folder.absolute()} holds no .tar; write shards into it or name another folder")
-    return [str(tar) for tar in tars]
-
-
-def _missing(indexes: Sequence[ShardIndex], folder: str) -> list[BadSample]:
-    """What LAION's `sizes.json` counts and the tars do not hold."""
-    path = Path(folder) / "sizes.json"
-    if is_remote(folder) or not path.is_file():
-        return []
-    try:
-        sizes = {str(name): int(count) for name, count in json.loads(path.read_text()).items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        warnings.warn(f"{path} cannot be read ({error}); the shards are taken as they are", stacklevel=3)
-        return []
-    held = {index.place: len(index) for index in indexes}
-    tars = {str(Path(folder) / name): count for name, count in sizes.items()}
-    return [
-        BadSample(tar, f"sizes.json counts {count} samples, {held.get(tar, 0)} can be read")
-        for tar, count in tars.items()
-        if held.get(tar, 0) < count
-    ]

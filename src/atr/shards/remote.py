@@ -26,6 +26,10 @@ from atr.shards.transfer import (
 SMALL_FILE = 256 << 20  # bytes
 
 
+class _TooLarge(Exception):
+    """More bytes than a small file has."""
+
+
 def is_remote(place: str) -> bool:
     """Is it a URL or a `pipe:` command, and no local path?"""
     return "://" in place or place.startswith(PIPE)
@@ -59,16 +63,18 @@ def list_remote(place: str) -> list[str]:
 def fetch_small(url: str) -> bytes | None:
     """The content of a small file beside shards, such as an index; None where there is none.
 
+    More than 256 MB are no such file: a server that does not know it may send something else.
+
     An answer "forbidden" counts as none: S3 gives it for missing keys where listing is not allowed. A `pipe:` command
     has no files beside it.
 
     Raises:
-        DataError: it cannot be fetched, or is larger than 256 MB.
+        DataError: it cannot be fetched.
     """
 
     def bound(size: int) -> None:
         if size > SMALL_FILE:
-            raise DataError(f"{shown(url)} holds {size} bytes; at most {SMALL_FILE} are allowed in such a file")
+            raise _TooLarge
 
     def read() -> bytes | None:
         with tempfile.TemporaryDirectory() as folder:
@@ -76,11 +82,11 @@ def fetch_small(url: str) -> bytes | None:
             try:
                 download(url, file, Meter(bound))
             except Exception as error:
-                if isinstance(error, FileNotFoundError | PermissionError) or http_status(error) in (403, 404, 410):
+                gone = isinstance(error, FileNotFoundError | PermissionError | _TooLarge)
+                if gone or http_status(error) in (403, 404, 410):
                     return None
                 raise
-            bound(file.stat().st_size)
-            return file.read_bytes()
+            return file.read_bytes() if file.stat().st_size <= SMALL_FILE else None
 
     return None if url.startswith(PIPE) else retried(url, read)
 

@@ -45,7 +45,9 @@ def shown(text: str) -> str:
     """
     if text.startswith(PIPE):
         words = text.removeprefix(PIPE).split()
-        kept = [w if at == 0 or "://" in w or w.endswith(".tar") else "…" for at, w in enumerate(words)]
+        kept = [
+            w if (at == 0 and "=" not in w) or "://" in w or w.endswith(".tar") else "…" for at, w in enumerate(words)
+        ]
         text = PIPE + " ".join(kept)
     # The user's part ends at the last @ when it has a colon that starts no port: passwords may hold slashes.
     user = r"(?:[^/\s:]*:(?!\d+/)[^\s?#]*@|[^/\s]*@)?"
@@ -117,6 +119,10 @@ def command_words(url: str) -> list[str]:
         words = shlex.split(command)
     except ValueError as error:
         raise DataError(f"{shown(url)}: cannot be split into words ({error}); check its quotes") from None
+    if words and "=" in words[0]:
+        raise DataError(
+            f"{shown(url)}: begins with an assignment, which needs a shell; put it into a script and name the script"
+        )
     if not words:
         raise DataError(f"{url!r} names no command; write e.g. 'pipe:cat shards/{{00000..00009}}.tar'")
     return words
@@ -163,6 +169,7 @@ def retried(url: str, action: Callable[[], T]) -> T:
     Raises:
         DataError: it failed for good. No error of a library is chained to it: those hold whole URLs.
     """
+    before = ""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return action()
@@ -170,8 +177,9 @@ def retried(url: str, action: Callable[[], T]) -> T:
             raise
         except Exception as error:
             reason, final = _reason(error)
-        if final:
+        if final or (reason == before and "instead of" in reason):  # the same wrong file again
             break
+        before = reason
         if attempt < ATTEMPTS:
             _pause(attempt)
     if url.startswith(PIPE):
@@ -197,8 +205,8 @@ def _reason(error: Exception) -> tuple[str, bool]:
         return f"not found ({said})", True
     if isinstance(error, PermissionError):
         return f"access is refused ({said})", True
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "the disk of the cache folder is full; free space or lower data.cache_gb", True
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk of the cache folder, or its quota, is full; free space or lower data.cache_gb", True
     if isinstance(error, ImportError):
         return f"a package is missing ({said}); for s3:// it comes with `pip install atr[data]`", True
     text = said if isinstance(error, _Broken) else f"{type(error).__name__}: {said}"
