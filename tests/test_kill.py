@@ -59,7 +59,8 @@ class Runs:
         with (self.folder / f"{name}.txt").open("w") as output:
             return subprocess.Popen(
                 [sys.executable, str(ROOT / "tests" / "kill_child.py"), str(given)],
-                stdout=output, stderr=output, start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"},
+                stdout=output, stderr=output, start_new_session=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"},
             )  # fmt: skip
 
     def whole(self, name: str, *more: str) -> None:
