@@ -59,7 +59,8 @@ class Runs:
         with (self.folder / f"{name}.txt").open("w") as output:
             return subprocess.Popen(
                 [sys.executable, str(ROOT / "tests" / "kill_child.py"), str(given)],
-                stdout=output, stderr=output, start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+                stdout=output, stderr=output, start_new_session=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"},
             )  # fmt: skip
 
     def whole(self, name: str, *more: str) -> None:
@@ -80,8 +81,11 @@ class Runs:
         try:
             deadline = time.monotonic() + 120
             while not due():
-                output = (self.folder / f"{name}.txt").read_text()
-                assert process.poll() is None and time.monotonic() < deadline, output[-3000:]
+                if process.poll() is not None or time.monotonic() > deadline:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGABRT)  # each process says where it hangs
+                    time.sleep(2)
+                    pytest.fail((self.folder / f"{name}.txt").read_text()[-20_000:])
                 time.sleep(0.02)
         finally:
             kill(process)
