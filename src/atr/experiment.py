@@ -26,7 +26,8 @@ from atr.tasks.resume import WholeFiles
 
 SAME_ON_RESUME = (
     "model", "loss", "optimizer", "schedule", "augment", "masking", "seed", "data.batch_size", "data.exclude_labels",
-    "data.mixture", "data.stereo", "data.streaming", "trainer.accumulate_grad_batches",
+    "data.seconds", "data.sample_rate", "data.mixture", "data.stereo", "data.streaming", "data.streaming_clips",
+    "trainer.accumulate_grad_batches",
 )  # fmt: skip
 
 
@@ -55,6 +56,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     OmegaConf.resolve(cfg)
     OmegaConf.set_readonly(cfg, True)
     check_templates(cfg.evaluation.templates)
+    check_values(cfg)
     run_dir = Path(cfg.run_dir)
     resume = find_resume(cfg)
     torch.manual_seed(cfg.seed)  # initial weights
@@ -86,6 +88,20 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if "test" not in data.sets or not trainer.is_global_zero or cfg.trainer.fast_dev_run:
         return {}
     return finish(cfg, trained_model(trainer, model), data, run_dir, remarks, trainer.loggers)
+
+
+def check_values(cfg: DictConfig) -> None:
+    """Refuses what would end in a library's words later.
+
+    Raises:
+        UsageError: naming the value.
+    """
+    if cfg.seed < 0:
+        raise UsageError(f"seed={cfg.seed}; it must be 0 or more")
+    if not cfg.data.train:
+        raise UsageError("data.train is empty; name at least one shard folder, e.g. data.train=[data/esc10/fold1]")
+    if cfg.trainer.get("overfit_batches"):
+        raise UsageError("trainer.overfit_batches replaces the order of the data; use trainer.limit_train_batches")
 
 
 def finish(

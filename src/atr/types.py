@@ -41,6 +41,7 @@ class Draw(NamedTuple):
     number: int
     epoch: int
     position: int
+    partner: int  # the clip at the same place of the next batch, which pair mixing may take
 
 
 @dataclass(frozen=True)

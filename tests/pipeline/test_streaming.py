@@ -4,14 +4,18 @@ import io
 import json
 import pickle
 import tarfile
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from atr.errors import DataError, UsageError
 from atr.experiment import train
+from atr.pipeline.mixture import Mixture
 from atr.shards.write import write_shards
+from atr.types import BadSample
 from tests.pipeline.test_datamodule import add_to_tar, module
+from tests.shards.server import Server
 
 
 @pytest.fixture
@@ -102,6 +106,49 @@ def test_an_epoch_needs_a_length(four, tokenizer):
 def test_pipes_are_run_without_a_shell(four, tokenizer):
     place = f"pipe:cat {four}/{{00000..00003}}.tar"
     assert len(list(streamed(place, tokenizer).train_dataloader())) == 4
+
+
+def test_a_command_that_fails_half_way_is_named(tmp_path, four, tokenizer):
+    script = tmp_path / "half.sh"
+    script.write_text(f"#!/bin/sh\nhead -c 20480 {four}/$1.tar\nexit 22\n")
+    script.chmod(0o755)
+    data = streamed(f"pipe:{script} {{00000..00001}}", tokenizer, streaming_clips=100)
+    reasons = {one.reason for batch in data.train_dataloader() for one in batch.bad}
+    assert any("ended with status 22" in reason or "unexpected end" in reason for reason in reasons), reasons
+
+
+def test_a_server_is_streamed_and_no_secret_is_shown(four, tokenizer):
+    server = Server()
+    for path in four.glob("*.tar"):
+        server.files[path.name] = path.read_bytes()
+    server.files["00001.tar"] = server.files["00001.tar"][:9000]
+    place = server.url.replace("http://", "http://me:secret@") + "/plain/{00000..00003}.tar?signature=hidden"
+    batches = list(streamed(place, tokenizer, streaming_clips=200).train_dataloader())
+    server.shutdown()
+    said = " ".join(f"{one.key} {one.reason}" for batch in batches for one in batch.bad)
+    said += " ".join(sample.key for batch in batches for sample in batch.samples)
+    assert "00001.tar" in said and "secret" not in said and "hidden" not in said
+    assert len({sample.key for batch in batches for sample in batch.samples}) >= 12
+
+
+def test_settings_that_need_an_index_are_refused(four, tokenizer):
+    with pytest.raises(UsageError, match=r"data\.mixture needs the index"):
+        streamed(four, tokenizer, mixture=Mixture(temperature=2.0))
+    with pytest.raises(UsageError, match=r"data\.exclude_labels needs the index"):
+        streamed(four, tokenizer, exclude_labels=["low_note"])
+
+
+def test_a_stream_is_judged_by_what_has_come(four, tokenizer):
+    ledger = streamed(four, tokenizer).ledger("train", 0.02)
+    noted = SimpleNamespace(notes=[])
+    for number in range(300):
+        bad = [BadSample(f"k{number}", "bad")] if number % 100 == 50 else []
+        ledger.add(SimpleNamespace(bad=bad, samples=[noted] * 4, waveform=torch.zeros(4, 1), clipped=0))
+    assert ledger.clips == 1203
+    with pytest.raises(DataError, match=r"25 of 1\d+ clips cannot be used"):
+        for number in range(30):
+            one = [BadSample(f"x{number}", "")]
+            ledger.add(SimpleNamespace(bad=one, samples=[], waveform=torch.zeros(0), clipped=0))
 
 
 def test_training_streams(tiny, four, capsys):

@@ -90,12 +90,12 @@ class AudioTextData(pl.LightningDataModule):
             raise UsageError("data.streaming=true knows no end: set data.streaming_clips, the clips of an epoch")
         # Opened here, so that a missing folder is reported before a model is trained.
         self.sets = {name: ShardSet(by_corpus(f), self.cache) for name, f in folders.items() if f}
-        if streaming and exclude_labels:
-            raise UsageError("data.exclude_labels needs the index; it cannot be used with data.streaming=true")
-        if exclude_labels and (unknown := sorted(set(exclude_labels) - set(self.labels()))):
-            raise DataError(f"no clip has the label {unknown[0]!r}; labels in the data: {', '.join(self.labels())}")
+        if streaming and (exclude_labels or vars(self.mixture) != vars(Mixture())):
+            name = "data.exclude_labels" if exclude_labels else "data.mixture"
+            raise UsageError(f"{name} needs the index; it cannot be used with data.streaming=true")
         for name, shards in self.sets.items():
-            keep_labels(shards, [] if name == "test" else exclude_labels, only_labels if name == "test" else [])
+            leave = [] if name == "test" else exclude_labels
+            keep_labels(shards, leave, only_labels if name == "test" else [], must_have=name == "train")
         if "train" in self.sets:
             check_cache(self.sets["train"], self.mixture.window, cache_gb)
 
@@ -106,12 +106,20 @@ class AudioTextData(pl.LightningDataModule):
             return self._streaming_loader(rank, world)
         shards = self.sets["train"]
         order = EpochOrder(shards, self.mixture, self.seed)
-        sampler = TrainingOrder(order, self.batch_size, rank, world, self.resume_at, self._announce, self._ahead(order))
+        announce = self._announce if any(is_remote(index.place) for index in shards.indexes) else None
+        sampler = TrainingOrder(order, self.batch_size, rank, world, self.resume_at, announce, self._ahead(order))
         dataset = TrainingDataset(shards, self.training, self.seed)
         return self._loader(dataset, sampler, self.batch_size // world)
 
     def val_dataloader(self) -> DataLoader[Loaded] | list:
-        """The validation set, each clip once; nothing when there is none."""
+        """The validation set, each clip once; nothing when there is none.
+
+        Raises:
+            UsageError: it has fewer clips than there are devices.
+        """
+        clips, world = len(self.sets.get("validation", ())), self._place()[1]
+        if 0 < clips < world:
+            raise UsageError(f"data.validation has {clips} clips for {world} devices; give it {world} or more, or none")
         return self.evaluation_loader("validation") if "validation" in self.sets else []
 
     def evaluation_loader(self, name: str) -> DataLoader[Loaded]:
@@ -130,8 +138,9 @@ class AudioTextData(pl.LightningDataModule):
     def ledger(self, name: str, limit: float) -> Ledger:
         """An account of a set's bad clips, opened with those that its tars have lost."""
         shards = self.sets.get(name)
-        clips = (len(shards) + len(shards.lost) if shards else 0) or (self.streaming_clips or 0)
-        return Ledger(clips, limit, shards.lost if shards else [])
+        if shards is None:  # streamed: nobody knows how many there are, so those that have come are counted
+            return Ledger(None, limit)
+        return Ledger(len(shards) + sum(one.clips for one in shards.lost), limit, shards.lost)
 
     def corpora(self) -> list[str]:
         """The names of the training set's corpora."""
@@ -218,17 +227,20 @@ def _labels(shards: ShardSet, number: int) -> set[str]:
         return set()
 
 
-def keep_labels(shards: ShardSet, exclude: Sequence[str], only: Sequence[str]) -> None:
+def keep_labels(shards: ShardSet, exclude: Sequence[str], only: Sequence[str], must_have: bool = False) -> None:
     """Leaves out clips by label. Reads every json of the set once, when there is something to leave out.
 
+    Args:
+        must_have: labels to leave out must stand on some clip, too.
+
     Raises:
-        DataError: a label to keep stands on no clip, or no clip is left.
+        DataError: such a label or one to keep stands on no clip, or no clip is left.
     """
     if not exclude and not only:
         return
     labels = [_labels(shards, number) for number in range(len(shards))]
     known = set().union(*labels)
-    if unknown := [label for label in only if label not in known]:
+    if unknown := [label for label in [*only, *(exclude if must_have else [])] if label not in known]:
         raise DataError(f"no clip has the label {unknown[0]!r}; labels in the data: {', '.join(sorted(known))}")
     keep = [n for n, tags in enumerate(labels) if not tags & set(exclude) and (not only or tags & set(only))]
     if not keep:

@@ -135,7 +135,7 @@ class TrainingDataset(Dataset[Loaded]):
         sample = self._usable(draw.number, rng, bad)
 
         def other() -> Sample:
-            return self._usable(int(rng.integers(len(self))), rng, bad)
+            return self._usable(draw.partner, rng, bad)
 
         return self.training.finished(sample, other, rng), bad
 

@@ -59,7 +59,7 @@ class Mixture:
                 f"data.mixture.weights names {', '.join(self.weights)}; data.train has {', '.join(map(repr, names))}"
             )
         size = np.array([sizes[name] for name in names], dtype=np.float64)
-        share = size ** (1 / self.temperature)
+        share = (size / size.max()) ** (1 / self.temperature)
         if self.weights is not None:
             share = np.array([self.weights[name] for name in names], dtype=np.float64)
         share = share / share.sum()
@@ -79,8 +79,8 @@ class Mixture:
 class EpochOrder:
     """The clips of any epoch, in their global order.
 
-    A corpus goes on in the next epoch where it stopped in this one, so each of its clips comes before any comes
-    again; a corpus whose share is its size gives each clip once in every epoch.
+    Where corpora repeat, one goes on in the next epoch where it stopped in this one, so each of its clips comes before
+    any comes again; a corpus whose share is its size gives each clip once in every epoch.
 
     Args:
         shards: the training set, with its corpora.
@@ -89,7 +89,7 @@ class EpochOrder:
     """
 
     def __init__(self, shards: ShardSet, mixture: Mixture, seed: int) -> None:
-        self.seed, self.window = seed, mixture.window
+        self.seed, self.window, self.ends = seed, mixture.window, mixture.exhausted == "end"
         self.shard = shards.shard_of()
         corpus = shards.corpus_of_shard[self.shard]
         self.members = [np.flatnonzero(corpus == number) for number in range(len(shards.corpora))]
@@ -114,6 +114,8 @@ class EpochOrder:
     def _stream(self, corpus: int, epoch: int) -> np.ndarray:
         """The clips that a corpus gives to an epoch: its next ones in an endless row of shuffled passes."""
         size, count = len(self.members[corpus]), self.counts[corpus]
+        if self.ends:  # a new pass, so that no clip comes twice
+            return self._pass(corpus, epoch)[:count]
         first = epoch * count
         passes = range(first // size, -(-(first + count) // size))
         row = np.concatenate([self._pass(corpus, number) for number in passes])

@@ -3,6 +3,7 @@
 import numpy as np
 
 from atr.errors import UsageError
+from atr.pipeline.audio import SILENCE_PEAK
 from atr.types import Sample
 
 FADE = 0.01  # s; where one clip follows another, so that the join does not click
@@ -46,10 +47,11 @@ class PairMix:
 def together(first: np.ndarray, second: np.ndarray, level_db: float) -> np.ndarray:
     """The sum of two float32 waveforms `(…, T)`, the second `level_db` dB above the first by rms.
 
-    A silent clip is added as it is. The sum is made softer where it would exceed full scale.
+    A silent clip (peak below -100 dB) is added as it is. The sum is made softer where it would exceed full scale.
     """
     energies = [float(np.sqrt(np.mean(np.square(wave, dtype=np.float64)))) for wave in (first, second)]
-    gain = energies[0] / energies[1] * 10 ** (level_db / 20) if all(energies) else 1.0
+    audible = all(np.abs(wave).max(initial=0.0) >= SILENCE_PEAK for wave in (first, second))
+    gain = energies[0] / energies[1] * 10 ** (level_db / 20) if audible else 1.0
     mixed = first + np.float32(gain) * second
     return mixed / np.float32(max(1.0, float(np.abs(mixed).max(initial=0.0))))
 

@@ -1,5 +1,6 @@
 """Batches from an order: this rank's part of each, from where an interrupted epoch was left."""
 
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -57,23 +58,33 @@ class TrainingOrder(Sampler[Draw]):
         numbers = self.order.numbers(self.epoch)
         local = self.batch_size // self.world
         done = self.resume_at[1] if self.resume_at and self.resume_at[0] == self.epoch else 0
-        announced: set[int] = set()
+        arrivals = self._arrivals(numbers) if self.announce is not None else deque()
         for batch in range(done, len(numbers) // self.batch_size):
-            if self.announce is not None:
-                announced = self._announce(
-                    numbers[batch * self.batch_size :][: self.batch_size + self.ahead], announced
-                )
+            self._announce(arrivals, batch * self.batch_size)
             first = batch * self.batch_size + self.rank * local
             for position in range(first, first + local):
-                yield Draw(int(numbers[position]), self.epoch, position)
+                partner = numbers[(position + self.batch_size) % len(numbers)]
+                yield Draw(int(numbers[position]), self.epoch, position, int(partner))
 
-    def _announce(self, numbers: np.ndarray, before: set[int]) -> set[int]:
-        """Announces the shards of these clips that were not among those `before`; returns all of them."""
-        shards, where = np.unique(self.order.shard[numbers], return_index=True)
-        coming = [int(shard) for shard in shards[np.argsort(where)]]
-        assert self.announce is not None
-        self.announce([shard for shard in coming if shard not in before])
-        return set(coming)
+    def _arrivals(self, numbers: np.ndarray) -> deque[tuple[int, int]]:
+        """Position and shard of each first use: the first one of the epoch, and those after a long pause."""
+        shard = self.order.shard[numbers]
+        by_shard = np.argsort(shard, kind="stable")  # positions, shard after shard
+        new = np.ones(len(numbers), bool)
+        pause = np.diff(by_shard) > self.batch_size + self.ahead
+        new[1:] = (np.diff(shard[by_shard]) != 0) | pause
+        positions = np.sort(by_shard[new])
+        return deque((int(position), int(shard[position])) for position in positions)
+
+    def _announce(self, arrivals: deque[tuple[int, int]], position: int) -> None:
+        """Announces the shards whose use begins within reach of a position; at a resumed place, the passed ones not."""
+        coming = []
+        while arrivals and arrivals[0][0] < position + self.batch_size + self.ahead:
+            begins, shard = arrivals.popleft()
+            if begins >= position - self.ahead:
+                coming.append(shard)
+        if coming and self.announce is not None:
+            self.announce(coming)
 
 
 def check_world(batch_size: int, world: int) -> None:
@@ -100,4 +111,4 @@ class EvaluationOrder(Sampler[Draw]):
         return len(self.numbers)
 
     def __iter__(self) -> Iterator[Draw]:
-        return (Draw(number, 0, number) for number in self.numbers)
+        return (Draw(number, 0, number, number) for number in self.numbers)

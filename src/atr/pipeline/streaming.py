@@ -12,16 +12,16 @@ import json
 import random
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
-import fsspec
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from atr.errors import DataError
 from atr.pipeline.dataset import Loaded, Training
 from atr.shards.index import AUDIO_SUFFIXES
-from atr.shards.transfer import command_words, shown
+from atr.shards.transfer import PIPE, command_words, file_system, is_http, shown
 from atr.types import BadSample, Sample
 
 BUFFER = 512  # samples that are shuffled with each other, undecoded
@@ -91,42 +91,68 @@ class StreamedClips(IterableDataset[Loaded]):
         raise DataError(f"{BAD_IN_A_ROW} streamed clips in a row cannot be used; the last is {bad[-1].key}")
 
     def _raw(self, worker: int, bad: list[BadSample]) -> Iterator[dict[str, Any]]:
-        """Undecoded samples as bytes. Nothing is unpickled: `webdataset`'s decoders are not in the pipeline."""
+        """Undecoded samples as bytes. Nothing is unpickled: `webdataset`'s decoders are not in the pipeline.
+
+        A shard that breaks off is noted in `bad`, and the next one is read.
+
+        Raises:
+            DataError: a thousand shards in a row gave no sample.
+        """
         from webdataset import ResampledShards
         from webdataset.filters import _shuffle
         from webdataset.tariterators import group_by_keys, tar_file_expander
 
         def note(error: Exception) -> bool:
-            bad.append(BadSample(shown(current[0]), f"{type(error).__name__} while it was streamed: {error}"))
-            if len(bad) > BAD_IN_A_ROW:
-                raise DataError(f"nothing can be streamed; the last try: {bad[-1].key}: {bad[-1].reason}") from error
+            said = shown(str(error.args[0] if error.args else error)).partition(" @ ")[0]
+            bad.append(BadSample(shown(place), f"{type(error).__name__} while it was streamed: {said}"))
             return True
 
-        def opened() -> Iterator[dict[str, Any]]:
-            for item in shards:
-                current[0] = item["url"]
-                try:
-                    stream = open_stream(item["url"])
-                except Exception as error:
-                    note(error)
-                    continue
-                with stream:
-                    yield {"url": item["url"], "stream": stream}
-
-        current = [""]
+        place = ""
         seed = int(np.random.SeedSequence([*self.seed, self.rank, worker]).generate_state(1)[0])
         shards = ResampledShards(list(self.corpus), seed=seed, worker_seed=lambda: worker, deterministic=True)
-        files = tar_file_expander(opened(), handler=note)
-        yield from _shuffle(group_by_keys(files, handler=note), bufsize=BUFFER, rng=random.Random(seed))
+
+        def samples() -> Iterator[dict[str, Any]]:
+            nonlocal place
+            empty = 0
+            for item in shards:
+                place, empty = item["url"], empty + 1
+                try:
+                    with open_stream(place) as stream:
+                        files = tar_file_expander(iter([{"url": place, "stream": stream}]), handler=note)
+                        for sample in group_by_keys(files, handler=note):
+                            empty = 0
+                            yield sample
+                except Exception as error:
+                    note(error)
+                if empty > BAD_IN_A_ROW:
+                    reason = f"{bad[-1].key}: {bad[-1].reason}" if bad else shown(place)
+                    raise DataError(f"nothing can be streamed; the last try: {reason}")
+
+        yield from _shuffle(samples(), bufsize=BUFFER, rng=random.Random(seed))
 
 
-def open_stream(place: str) -> BinaryIO:
-    """A shard from its beginning: a path, a URL, or the output of a `pipe:` command (without a shell)."""
-    if place.startswith("pipe:"):
-        process = subprocess.Popen(command_words(place), stdout=subprocess.PIPE)
+@contextmanager
+def open_stream(place: str) -> Iterator[BinaryIO]:
+    """A shard from its beginning: a path, a URL, or the output of a `pipe:` command (without a shell).
+
+    Raises:
+        OSError: a command that was read to its end says that it failed.
+    """
+    if not place.startswith(PIPE):
+        system, path = file_system(place)
+        with system.open(path, "rb", **({"block_size": 0} if is_http(place) else {})) as stream:
+            yield stream
+        return
+    with subprocess.Popen(command_words(place), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        return process.stdout  # type: ignore[return-value]
-    return fsspec.open(place, "rb", **({"block_size": 0} if place.startswith("http") else {})).open()
+        try:
+            yield process.stdout  # type: ignore[misc]
+            rest = process.stdout.read()  # zeros behind the end mark
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        raise OSError(f"the command ended with status {process.returncode}, {len(rest)} bytes after the last sample")
 
 
 def _metadata(item: dict[str, Any]) -> dict[str, Any]:

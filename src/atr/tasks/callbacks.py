@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.callbacks import ProgressBar as LightningProgressBar
 from rich.console import Console
@@ -100,6 +101,17 @@ class CountBad(Callback):
     ) -> None:
         """Counts."""
         self.validation.add(batch)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """With several devices: all get to know what each one met, and stop together if it is too much."""
+        if trainer.world_size == 1:
+            return
+        mine = (self.training, self.validation)
+        everyone: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(everyone, mine)
+        for number, ledger in enumerate(mine):
+            ledger.merge([theirs[number] for rank, theirs in enumerate(everyone) if rank != trainer.global_rank])
+            ledger.check()
 
 
 class SaveWhenStopped(Callback):

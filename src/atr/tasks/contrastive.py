@@ -54,15 +54,16 @@ class ContrastiveTask(pl.LightningModule):
         self._parts: list[Part] = []
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Dropout, DropPath and SpecAugment of a step depend on (seed, step, rank) only."""
-        state = np.random.SeedSequence([self.seed, self.global_step, self.global_rank]).generate_state(1)
+        """Dropout, DropPath and SpecAugment depend on (seed, step, rank, batch within the step) only."""
+        part = batch_idx % self.trainer.accumulate_grad_batches if self._trainer else 0
+        state = np.random.SeedSequence([self.seed, self.global_step, self.global_rank, part]).generate_state(1)
         torch.manual_seed(int(state[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the loss of a batch."""
         embeddings = self.model(batch)
         loss = self.loss(embeddings, batch)
-        if self.corpora and self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if self.corpora and (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._log_corpora(self.loss.rows(embeddings, batch), len(batch.samples))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.samples))
         self.log("train/logit_scale", self.loss.logit_scale.detach().exp())
