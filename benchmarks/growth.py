@@ -2,8 +2,9 @@
 
     python benchmarks/growth.py [--quick] [--json FILE]
 
-Each size is measured in a process of its own, on tars of 512 tiny samples. A ratio compares with ten times the row of
-a tenth of the samples: 1 is linear growth, above 1 is less than linear. One million samples are extrapolated.
+`epoch` walks all draws of an epoch, with the coming shards announced, as for remote ones. Each size is measured in
+a process of its own, on tars of 512 tiny samples. A ratio compares with ten times the row of a tenth of the
+samples: 1 is linear growth, above 1 is less than linear. One million samples are extrapolated.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import tarfile
 import tempfile
 import time
 import wave
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from rich.table import Table
 
 SIZES = [1_000, 10_000, 100_000]
 PER_SHARD = 512
-WHAT = {"index": "s", "open": "s", "memory": "MB", "shuffle": "s", "windows": "s", "resume": "s"}
+WHAT = {"index": "s", "open": "s", "memory": "MB", "shuffle": "s", "windows": "s", "epoch": "s", "resume": "s"}
 
 
 def write_tars(folder: Path, count: int) -> None:
@@ -82,6 +84,8 @@ def measure(folder: str, answer: Any) -> None:
     clock("shuffle", lambda: order.numbers(1))
     windows = EpochOrder(shards, Mixture(window=16), seed=0)
     clock("windows", lambda: windows.numbers(1))
+    whole = TrainingOrder(windows, 64, announce=lambda shards: None, ahead=16 * PER_SHARD)
+    clock("epoch", lambda: deque(whole, maxlen=0))
     sampler = TrainingOrder(order, 64, resume_at=(3, len(order) // 64 - 2))
     sampler.set_epoch(3)
     clock("resume", lambda: next(iter(sampler)))

@@ -35,22 +35,46 @@ def test_it_measures_every_stage_and_the_loader(tiny, capsys):
     assert f"data.num_workers={found.workers} (now 0)" in said and "decode" in said
 
 
-def test_it_names_the_stage_that_is_slow_and_asks_for_more_workers(tiny, monkeypatch):
-    monkeypatch.setattr(doctor, "available_processors", lambda: 4)
+def slowed(monkeypatch, **changes):
+    """Makes a stage of the data slow after it was built."""
     built = doctor.build_data
 
-    def slowed(cfg, model):
+    def build(cfg, model):
         data = built(cfg, model)
-        data.training.transform = slow_transform
+        for name, value in changes.items():
+            setattr(data.training, name, value)
         return data
 
-    monkeypatch.setattr(doctor, "build_data", slowed)
-    found = diagnose(tiny("model.audio.depths=[1]", "model.audio.heads=[1]"))
-    assert found.stages["augment"] > 50 and found.stages["augment"] == max(found.stages.values())
-    if sum(found.stages[name] for name in LEARNING) < 50 / 3:  # three workers cannot keep up
-        assert found.bottleneck == "augment" and "cheaper augment" in found.advice
-    assert found.workers > 1
-    assert found.loader < 20 * (found.workers + 1)
+    monkeypatch.setattr(doctor, "build_data", build)
+
+
+def test_it_names_the_stage_that_is_slow_and_asks_for_more_workers(tiny, monkeypatch):
+    monkeypatch.setattr(doctor, "available_processors", lambda: 4)
+    monkeypatch.setattr(doctor, "step_stages", lambda *_: {"transfer": 0.01, "step": 1.0})
+    slowed(monkeypatch, transform=slow_transform)
+    found = diagnose(tiny())
+    assert 50 < found.stages["augment"] < 100 and found.workers == 3
+    assert found.bottleneck == "augment" and "cheaper augment" in found.advice
+    assert found.loader < 20 * 3 + 5
+
+
+def test_what_the_loader_delivers_decides_and_not_the_sum_of_its_stages(tiny, monkeypatch):
+    monkeypatch.setattr(doctor, "step_stages", lambda *_: {"transfer": 0.1, "step": 100.0})
+    assert diagnose(tiny()).bottleneck == "step"
+    monkeypatch.setattr(doctor, "loader_speed", lambda *_: 1.0)
+    assert diagnose(tiny()).bottleneck in LOADING
+
+
+def test_a_partner_of_pair_mixing_counts(tiny, monkeypatch):
+    plain = diagnose(tiny()).stages["decode"]
+    assert diagnose(tiny("augment=strong", "augment.mix.probability=1")).stages["decode"] > 1.4 * plain
+
+
+def test_several_devices_share_batch_and_processors(tiny, monkeypatch):
+    monkeypatch.setattr(doctor, "available_processors", lambda: 8)
+    monkeypatch.setattr(doctor, "step_stages", lambda *_: {"transfer": 0.01, "step": 0.01})
+    found = diagnose(tiny("trainer.devices=4"))
+    assert (found.devices, found.batch, found.workers) == (4, 2, 1)
 
 
 def test_bad_clips_are_passed_over(tiny):

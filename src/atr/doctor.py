@@ -1,6 +1,5 @@
 """`atr doctor`: where the time of a run goes on this machine and this data, and how many workers it wants."""
 
-import io
 import itertools
 import math
 import time
@@ -23,7 +22,7 @@ from atr.optim import parameter_groups
 from atr.pipeline.collate import Collate
 from atr.pipeline.datamodule import AudioTextData, available_processors
 from atr.pipeline.ledger import list_bad
-from atr.types import BadSample, Batch
+from atr.types import BadSample, Batch, Sample
 
 CLIPS = 64  # measured one by one
 CPU_BATCH = 32  # clips of a step at most, where it is computed on a CPU
@@ -41,12 +40,13 @@ ADVICE = {
 
 @dataclass
 class Diagnosis:
-    """Times in ms for a clip; `loader` and `model` in clips/s.
+    """Times in ms for a clip on one of `devices`; `loader` and `model` in clips/s of one device.
 
     `loader` is what the real loader delivered with `workers` processes while nothing else ran.
     """
 
     device: str
+    devices: int
     processors: int
     batch: int  # clips of the measured step
     stages: dict[str, float]
@@ -80,19 +80,31 @@ def diagnose(cfg: DictConfig) -> Diagnosis:
     accelerator = cfg.trainer.accelerator
     on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
-    size = min(cfg.data.batch_size, len(data.sets["train"]), cfg.data.batch_size if on_gpu else CPU_BATCH)
+    devices = number_of_devices(cfg, on_gpu)
+    local = max(1, cfg.data.batch_size // devices)
+    size = min(local, len(data.sets["train"]), local if on_gpu else CPU_BATCH)
     stages, batch = loading_stages(data, size)
     stages |= step_stages(cfg, model.to(device), batch, device)
     load, learn = (sum(stages[name] for name in names) for names in (LOADING, LEARNING))
-    free = max(1, available_processors() - 1)
-    wanted = max(1, math.ceil(load / learn))
-    workers = min(wanted, free)
-    bottleneck = max(LEARNING if wanted <= free else LOADING, key=lambda name: stages[name])
+    free = max(1, available_processors() // devices - 1)
+    workers = min(max(1, math.ceil(load / learn)), free)
+    configured, data.batch_size = data.num_workers, local
+    loader, speed = loader_speed(data, workers), 1e3 / learn
+    # What was measured decides: several workers may slow each other down.
+    bottleneck = max(LEARNING if loader >= speed else LOADING, key=lambda name: stages[name])
     name = torch.cuda.get_device_name() if on_gpu else f"cpu, {torch.get_num_threads()} threads"
     return Diagnosis(
-        name, available_processors(), size, stages, workers, data.num_workers, 1e3 / learn,
-        loader_speed(data, workers), bottleneck, ADVICE[bottleneck],
+        name, devices, available_processors(), size, stages, workers, configured, speed, loader, bottleneck,
+        ADVICE[bottleneck],
     )  # fmt: skip
+
+
+def number_of_devices(cfg: DictConfig, on_gpu: bool) -> int:
+    """How many devices of this machine a run would use."""
+    given = cfg.trainer.devices
+    if given in ("auto", -1, "-1"):
+        return torch.cuda.device_count() if on_gpu else 1
+    return int(given) if isinstance(given, int | str) else len(given)
 
 
 LOADING = ("read", "decode", "augment", "collate")
@@ -109,19 +121,22 @@ def loading_stages(data: AudioTextData, size: int) -> tuple[dict[str, float], Ba
     bad: list[BadSample] = []
     while len(loaded) < max(CLIPS, size):
         number = next(numbers)
+        partner: list[Sample] = []
         try:
-            with timing(clock, "read"):
-                meta, audio = shards.metadata(number), shards.audio(number)
+            with timing(clock, "read"):  # of a long clip, only what is decoded, and then within decode
+                meta, audio = shards.metadata(number), shards.open_audio(number)
             with timing(clock, "decode"):
-                crop = training.cropped(shards.name(number), meta, io.BytesIO(audio), rng)
-            partner = training.cropped(shards.name(number), meta, io.BytesIO(audio), rng)
+                crop = training.cropped(shards.name(number), meta, audio, rng)
+            if training.mix is not None:  # a partner costs as much again
+                with timing(clock, "decode", share=training.mix.probability):
+                    partner = [training.cropped(shards.name(number), meta, shards.open_audio(number), rng)]
         except DataError as error:
             bad.append(BadSample(shards.name(number), str(error)))
             if len(bad) > CLIPS:
                 raise DataError(f"too many clips cannot be used, among them\n{list_bad(bad)}") from error
             continue
         with timing(clock, "augment"):
-            sample = training.finished(crop, lambda one=partner: one, rng)  # type: ignore[misc]
+            sample = training.finished(crop, partner.pop, rng)
         loaded.append((sample, []))
     count = len(loaded)
     Collate(data.tokenizer)([])  # loads the tokenizer
@@ -136,7 +151,11 @@ def step_stages(cfg: DictConfig, model: Clap, batch: Batch, device: torch.device
     loss = build(cfg.loss).to(device)
     optimizer = build(cfg.optimizer)(parameter_groups(torch.nn.ModuleList([model, loss])))
     precision = cfg.trainer.precision or best_precision(cfg.trainer.accelerator)
-    half = torch.autocast(device.type, torch.bfloat16) if str(precision).startswith("bf16") else nullcontext()
+    kinds = {"bf16": torch.bfloat16, "16-m": torch.float16, "32-t": None, "32": None}
+    if str(precision)[:4] not in kinds:
+        raise UsageError(f"trainer.precision={precision} is not measured; choose bf16-mixed, 16-mixed or 32-true")
+    kind = kinds[str(precision)[:4]]
+    half = torch.autocast(device.type, kind) if kind else nullcontext()
     pinned = batch.pin_memory() if device.type == "cuda" else batch
 
     def step(moved: Batch) -> None:
@@ -171,13 +190,15 @@ def loader_speed(data: AudioTextData, workers: int) -> float:
 
 
 @contextmanager
-def timing(clock: dict[str, float], stage: str, device: torch.device | None = None) -> Iterator[None]:
-    """Adds the seconds that the block takes, on the device too; nothing when it fails."""
+def timing(
+    clock: dict[str, float], stage: str, device: torch.device | None = None, share: float = 1.0
+) -> Iterator[None]:
+    """Adds (a share of) the seconds that the block takes, on the device too; nothing when it fails."""
     began = time.perf_counter()
     yield
     if device is not None and device.type == "cuda":
         torch.cuda.synchronize()
-    clock[stage] += time.perf_counter() - began
+    clock[stage] += share * (time.perf_counter() - began)
 
 
 def as_dict(diagnosis: Diagnosis) -> dict[str, Any]:
@@ -188,7 +209,8 @@ def as_dict(diagnosis: Diagnosis) -> dict[str, Any]:
 def print_diagnosis(d: Diagnosis) -> None:
     """The table and the verdict on the screen."""
     console = Console()
-    table = Table(title=f"{d.device}, {d.processors} processors, steps of {d.batch} clips", title_justify="left")
+    title = f"{d.devices} x {d.device}, {d.processors} processors, steps of {d.batch} clips"
+    table = Table(title=title, title_justify="left")
     for column in ("stage", "ms/clip", "clips/s", "where"):
         table.add_column(column, justify="right" if "/" in column else "left")
     for stage, value in d.stages.items():
@@ -196,7 +218,7 @@ def print_diagnosis(d: Diagnosis) -> None:
     console.print(table)
     load = sum(d.stages[stage] for stage in LOADING)
     console.print(
-        f"one worker loads {1e3 / load:.0f} clips/s, the model trains {d.model:.0f} clips/s\n"
+        f"one worker loads {1e3 / load:.0f} clips/s, a device trains {d.model:.0f} clips/s\n"
         f"loader      {d.loader:.0f} clips/s measured with {d.workers} workers while nothing else ran\n"
         f"bottleneck  {d.bottleneck}: {d.advice}\n"
         f"workers     data.num_workers={d.workers} (now {d.configured})",

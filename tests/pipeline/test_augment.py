@@ -4,8 +4,10 @@ import random
 
 import numpy as np
 import pytest
+import soundfile
 from audiomentations import Gain
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from atr.config import compose_config
 from atr.errors import AtrError
@@ -19,7 +21,7 @@ def preset(name):
     return instantiate(compose_config([f"augment={name}"]).augment.transform, _convert_="all")
 
 
-@pytest.mark.parametrize("name", ["paper", "released_code", "demo"])
+@pytest.mark.parametrize("name", ["paper", "released_code", "demo", "strong"])
 def test_a_preset_depends_on_its_seed_only_and_keeps_the_length(name):
     transform, wave = preset(name), tone(440, 1.0, RATE)
     results = [augment(wave, RATE, transform, seed) for seed in range(12)]
@@ -89,3 +91,24 @@ def test_gain_is_audiomentations_own():
     wave = tone(440)
     result = augment(wave, RATE, Gain(min_gain_db=-6.0, max_gain_db=-6.0, p=1.0), 0)
     np.testing.assert_allclose(result, wave * 10 ** (-6 / 20), rtol=1e-5)
+
+
+def test_reverb_convolves_with_a_room_of_the_folder_and_keeps_the_length(tmp_path):
+    room = np.zeros(RATE // 2, np.float32)
+    room[0], room[RATE // 4] = 1.0, 0.5  # one echo after 0.25 s
+    soundfile.write(tmp_path / "room.wav", room, RATE)
+    cfg = compose_config(["augment=reverb", f"augment.impulse_responses={tmp_path}"])
+    transform = instantiate(cfg.augment.transform, _convert_="all")
+    wave = np.zeros(RATE, np.float32)
+    wave[100] = 0.5
+    heard = [augment(wave, RATE, transform, seed) for seed in range(20)]
+    echoes = [one for one in heard if abs(one[100 + RATE // 4]) > 0.3 * abs(one[100])]
+    assert 4 <= len(echoes) <= 16 and all(len(one) == RATE for one in heard)
+    assert instantiate(cfg.augment.mix).probability == 0.25
+    assert "augment.impulse_responses" in OmegaConf.missing_keys(compose_config(["augment=reverb"]))
+
+
+def test_strong_mixes_pairs_and_the_others_do_not():
+    assert instantiate(compose_config(["augment=strong"]).augment.mix).probability == 0.25
+    for name in ("paper", "released_code", "demo", "none"):
+        assert compose_config([f"augment={name}"]).augment.mix is None

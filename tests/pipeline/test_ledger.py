@@ -35,3 +35,29 @@ def test_remarks_are_gathered_by_kind(tokenizer):
 
 def test_long_lists_are_cut():
     assert list_bad([BadSample(str(i), "x") for i in range(25)]).endswith("… and 5 more")
+
+
+def test_what_other_devices_met_is_taken_in_and_judged_together(tokenizer):
+    ledgers = [Ledger(clips=100, limit=0.015) for _ in range(2)]
+    for name, ledger in zip("ab", ledgers, strict=True):
+        ledger.add(batch(tokenizer, [BadSample(name, "empty")], [f"is {name}"]))
+    for _ in range(2):  # after every epoch
+        ledgers[0].merge(ledgers[1:])
+    assert set(ledgers[0].bad) == {"a", "b"} and len(ledgers[0].lines()) == 3
+    with pytest.raises(DataError, match="2 of 100 clips cannot be used"):
+        ledgers[0].check()
+
+
+def test_a_damaged_place_counts_for_the_clips_it_held(tokenizer):
+    ledger = Ledger(100, 0.25, [BadSample("x.tar:(end)", "cut off", 20)])
+    ledger.add(batch(tokenizer))
+    assert ledger.lines() == ["20 of 100 clips were skipped:\n  x.tar:(end): cut off (about 20 clips)"]
+    with pytest.raises(DataError, match="26 of 100 clips"):
+        ledger.add(batch(tokenizer, [BadSample(str(n), "") for n in range(6)]))
+
+
+def test_remarks_that_differ_in_numbers_only_are_one_line(tokenizer):
+    ledger = Ledger(10, 0.5)
+    for seconds in (1.5, 2.25):
+        ledger.add(batch(tokenizer, notes=[f"ends after {seconds} s of the 10 s its header promises"]))
+    assert ledger.lines() == ["1 clips: ends after 1.5 s of the 10 s its header promises (e.g. clip1)"]

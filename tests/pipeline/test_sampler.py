@@ -67,3 +67,29 @@ def test_too_few_clips_are_refused():
 def test_evaluation_meets_each_clip_once(world):
     drawn = [draw.number for rank in range(world) for draw in EvaluationOrder(10, rank, world)]
     assert sorted(drawn) == list(range(10))
+
+
+def test_the_partner_stands_at_the_same_place_of_the_next_batch():
+    draws = epoch(2)
+    for draw in draws[:-8]:
+        assert draw.partner == draws[draw.position + 8].number
+    assert all(draw.partner != draw.number for draw in draws)
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_each_shard_is_announced_in_time_once_a_pass(window):
+    clips = 96
+    shards = SimpleNamespace(
+        shard_of=lambda: np.arange(clips) // 8, corpus_of_shard=np.zeros(12, np.int64), corpora=[""]
+    )
+    order = EpochOrder(shards, Mixture(window=window), seed=0)
+    told: list[int] = []
+    sampler = TrainingOrder(order, 4, announce=told.extend, ahead=16)
+    for draw in sampler:
+        assert draw.number // 8 in told  # before it is read
+    assert set(told) == set(range(12))
+    if window:
+        assert sorted(told) == list(range(12))  # and once
+        resumed: list[int] = []
+        next(iter(TrainingOrder(order, 4, resume_at=(0, 12), announce=resumed.extend, ahead=16)))
+        assert 2 <= len(resumed) <= 6  # not those of the batches that are done

@@ -65,8 +65,8 @@ def test_each_corpus_of_a_mixture_has_its_own_curves(tiny, tmp_path, clips):
     write_shards(clips[:12], tmp_path / "tones", codec="flac")
     write_shards(clips[12:], tmp_path / "bells", codec="flac")
     corpora = f"{{tones: [{tmp_path / 'tones'}], bells: [{tmp_path / 'bells'}]}}"
-    train(tiny(f"data.train={corpora}", f"data.validation={corpora}", "data.batch_size=16", "trainer.max_epochs=2",
-               "trainer.log_every_n_steps=1", "data.mixture.weights={tones: 1, bells: 1}"))  # fmt: skip
+    train(tiny(f"data.train={corpora}", f"data.validation={corpora}", "data.batch_size=16", "trainer.max_epochs=4",
+               "trainer.log_every_n_steps=2", "data.mixture.weights={tones: 1, bells: 1}"))  # fmt: skip
     with (tiny.run_dir / "metrics.csv").open() as file:
         rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
     steps = [row for row in rows if "train/loss" in row]
