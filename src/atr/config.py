@@ -54,6 +54,17 @@ def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
         raise UsageError(_explain(str(error), overrides)) from error
 
 
+def missing(cfg: DictConfig) -> list[str]:
+    """The keys that still need a value, sorted, e.g. `init`."""
+
+    def found(value: Any, key: str) -> list[str]:
+        if isinstance(value, dict):
+            return [name for child, inner in value.items() for name in found(inner, f"{key}.{child}".lstrip("."))]
+        return [key] if value == "???" else []
+
+    return sorted(found(OmegaConf.to_container(cfg), ""))
+
+
 def replaced(overrides: Sequence[str]) -> list[str]:
     """`data.train={…}` as `~data.train` and `+data.train={…}`: Hydra would merge the mapping into a list, and fail."""
     result: list[str] = []

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from atr.config import build
+from atr.config import build, missing
 from atr.errors import DataError, UsageError
 from atr.experiment import best_precision, build_data
 from atr.models.clap import Clap
@@ -71,8 +71,8 @@ def diagnose(cfg: DictConfig) -> Diagnosis:
     cfg.init = None
     if cfg.data.streaming:
         raise UsageError("data.streaming=true cannot be taken apart; measure with data.streaming=false")
-    if missing := sorted(OmegaConf.missing_keys(cfg)):
-        raise UsageError(f"experiment={cfg.name} needs a value for: {', '.join(missing)} (e.g. {missing[0]}=…)")
+    if unset := missing(cfg):
+        raise UsageError(f"experiment={cfg.name} needs a value for: {', '.join(unset)} (e.g. {unset[0]}=…)")
     OmegaConf.resolve(cfg)
     torch.manual_seed(cfg.seed)
     model: Clap = build(cfg.model)

@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from atr.checkpoint import build_model, describe, newest_checkpoint, read_checkpoint
-from atr.config import build
+from atr.config import build, missing
 from atr.errors import AtrError, CheckpointError, UsageError
 from atr.evaluation.encode import check_candidates, check_templates
 from atr.evaluation.run import Evaluation, evaluate, print_scores
@@ -49,8 +49,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
         AtrError: the data or the weights cannot be used.
         Interrupted: Ctrl-C.
     """
-    if missing := sorted(OmegaConf.missing_keys(cfg)):
-        raise UsageError(f"experiment={cfg.name} needs a value for: {', '.join(missing)} (e.g. {missing[0]}=…)")
+    if unset := missing(cfg):
+        raise UsageError(f"experiment={cfg.name} needs a value for: {', '.join(unset)} (e.g. {unset[0]}=…)")
     if cfg.run_dir is None:
         raise UsageError("run_dir is null; name the folder of the run")
     OmegaConf.resolve(cfg)

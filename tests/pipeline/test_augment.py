@@ -7,9 +7,8 @@ import pytest
 import soundfile
 from audiomentations import Gain
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
-from atr.config import compose_config
+from atr.config import compose_config, missing
 from atr.errors import AtrError
 from atr.pipeline.augment import Delay, RelativeNoise, augment
 from tests.conftest import tone
@@ -105,7 +104,7 @@ def test_reverb_convolves_with_a_room_of_the_folder_and_keeps_the_length(tmp_pat
     echoes = [one for one in heard if abs(one[100 + RATE // 4]) > 0.3 * abs(one[100])]
     assert 4 <= len(echoes) <= 16 and all(len(one) == RATE for one in heard)
     assert instantiate(cfg.augment.mix).probability == 0.25
-    assert "augment.impulse_responses" in OmegaConf.missing_keys(compose_config(["augment=reverb"]))
+    assert "augment.impulse_responses" in missing(compose_config(["augment=reverb"]))
 
 
 def test_strong_mixes_pairs_and_the_others_do_not():
