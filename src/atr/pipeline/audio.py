@@ -123,10 +123,7 @@ def _heard(
     if source_rate != sample_rate:
         rows = [soxr.resample(row, source_rate, sample_rate) for row in rows]
     rows = [row[skip : skip + length] for row in rows]
-    energy = sum(float(np.dot(row, row)) for row in rows)  # one fast pass tells what to look at more closely
-    peak = 1.0
-    if not math.isfinite(energy) or energy < SILENCE_PEAK**2 * length * len(rows):
-        peak = max(float(np.abs(row).max(initial=0.0)) for row in rows)
+    peak = float(np.abs([extreme(row, initial=0.0) for row in rows for extreme in (np.min, np.max)]).max())
     if not math.isfinite(peak):
         raise DataError("holds NaN or infinite samples; write the file again from its source")
     if peak < SILENCE_PEAK:
