@@ -15,6 +15,7 @@ from atr.pipeline.datamodule import AudioTextData
 from atr.pipeline.mixture import Mixture
 from atr.pipeline.pair import PairMix
 from atr.pipeline.text import WordMask
+from atr.shards.read import ShardSet
 from atr.shards.write import write_shards
 from atr.types import Batch, Clip
 from tests.conftest import tone
@@ -256,3 +257,22 @@ def test_what_a_damaged_shard_has_lost_is_in_the_account(shards, tokenizer):
     assert ledger.clips == 16 and len(ledger.bad) == 16 - len(data.sets["train"])
     with pytest.raises(DataError, match=r"of 16 clips cannot be used, more than bad_samples=0\.01:\n.*00000\.tar:note"):
         ledger.add(epoch(data)[0])
+
+
+def test_a_long_clip_whose_shard_fails_while_it_is_decoded_is_bad_and_not_short(tmp_path, tokenizer, monkeypatch):
+    rng = np.random.default_rng(0)
+    soundfile.write(tmp_path / "long.wav", 0.1 * rng.standard_normal(2_000_000), 16_000, subtype="PCM_16")
+    write_shards([Clip(id="long", audio=str(tmp_path / "long.wav"), captions=["x"])], tmp_path / "long")
+    data = module(tmp_path / "long", tokenizer, seconds=30.0)
+    good = next(iter(data.evaluation_loader("test")))
+    assert good.waveform.shape == (1, 480_000) and not good.bad
+    read = ShardSet.pread
+
+    def failing(self, shard, offset, size):
+        if offset > 300_000:
+            raise DataError("the server is gone")
+        return read(self, shard, offset, size)
+
+    monkeypatch.setattr(ShardSet, "pread", failing)
+    batch = next(iter(data.evaluation_loader("test")))
+    assert not batch.samples and batch.bad[0].reason == "the server is gone"

@@ -122,3 +122,9 @@ def test_a_run_trains_from_a_server(eight, tmp_path, tiny, capsys):
     _, server = eight
     numbers = train(tiny(f"data.train=['{server.url}/drop']", f"data.cache={tmp_path / 'cache'}"))
     assert numbers["clips"] == 16 and "skipped" not in capsys.readouterr().out
+
+
+def test_local_data_makes_no_cache(eight, tmp_path, tokenizer):
+    folder, _ = eight
+    module(folder, tokenizer, cache=str(tmp_path / "nowhere"))
+    assert not (tmp_path / "nowhere").exists()

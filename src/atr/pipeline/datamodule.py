@@ -82,12 +82,14 @@ class AudioTextData(pl.LightningDataModule):
         self.training = Training(seconds, sample_rate, mask, stereo, transform, word_mask, mix)
         self.mixture = mixture or Mixture()
         self.resume_at: tuple[int, int] | None = None  # epoch, batches of it that are done
-        self.cache = ShardCache(Path(cache).expanduser(), round(cache_gb * 1e9))
         self.streaming_clips = streaming_clips
         folders = {"train": train, "validation": validation, "test": test}
         self.streamed = by_corpus(folders.pop("train")) if streaming else {}
         if streaming and streaming_clips is None:
             raise UsageError("data.streaming=true knows no end: set data.streaming_clips, the clips of an epoch")
+        remote = any(is_remote(str(one)) for f in folders.values() for ones in by_corpus(f).values() for one in ones)
+        # Local data needs no cache, and no home that can be written.
+        self.cache = ShardCache(Path(cache).expanduser(), round(cache_gb * 1e9)) if remote else None
         # Opened here, so that a missing folder is reported before a model is trained.
         self.sets = {name: ShardSet(by_corpus(f), self.cache) for name, f in folders.items() if f}
         if streaming and (exclude_labels or vars(self.mixture) != vars(Mixture())):
@@ -151,6 +153,7 @@ class AudioTextData(pl.LightningDataModule):
 
     def _announce(self, shards: list[int]) -> None:
         """Remote shards are fetched before they are needed."""
+        assert self.cache is not None
         indexes = [self.sets["train"].indexes[shard] for shard in shards]
         self.cache.prefetch([(index.place, index.size, index.sha256) for index in indexes if is_remote(index.place)])
 

@@ -12,6 +12,7 @@ from atr.pipeline.augment import Augmentation, augment
 from atr.pipeline.pair import PairMix
 from atr.pipeline.text import WordMask, captions_of, labels_of
 from atr.shards.read import ShardSet
+from atr.shards.scan import Window
 from atr.types import BadSample, Draw, Sample
 
 REPLACEMENTS = 10  # draws in a row that may be bad before the data as a whole is refused
@@ -41,7 +42,12 @@ class Listening:
         if audio is None:
             raise DataError("has no sound file beside its json")
         captions, labels = captions_of(meta), labels_of(meta)
-        waveform, notes = decode_clip(audio, self.seconds, self.sample_rate, rng, self.stereo)
+        try:
+            waveform, notes = decode_clip(audio, self.seconds, self.sample_rate, rng, self.stereo)
+        finally:
+            window = getattr(audio, "raw", None)
+            if isinstance(window, Window) and window.failed is not None:
+                raise window.failed  # not what the decoder makes of a file that seems to end there
         source, title = str(meta.get("source", "")), str(meta.get("title", ""))
         return Sample(key, waveform, captions, captions, labels, source, title, notes=notes)
 

@@ -23,11 +23,16 @@ class Window(io.RawIOBase):
     Args:
         pread: gives bytes at (offset, count).
         offset, size: of the stretch, bytes.
+
+    Attributes:
+        failed: why bytes could not be read, if so. A decoder that calls back from C swallows exceptions and takes
+            the place for the end of the file, so whoever gave it the file must look here afterwards.
     """
 
     def __init__(self, pread: Callable[[int, int], bytes], offset: int, size: int) -> None:
         self.pread, self.offset, self.size = pread, offset, size
         self.position = 0
+        self.failed: DataError | None = None
 
     def readable(self) -> bool:
         """Yes."""
@@ -53,7 +58,11 @@ class Window(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Fills the buffer as far as the stretch goes."""
         count = max(0, min(len(buffer), self.size - self.position))
-        buffer[:count] = self.pread(self.offset + self.position, count)
+        try:
+            buffer[:count] = self.pread(self.offset + self.position, count)
+        except DataError as error:
+            self.failed = error
+            return 0
         self.position += count
         return count
 
