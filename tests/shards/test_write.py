@@ -20,6 +20,7 @@ import webdataset
 from atr.errors import DataError
 from atr.shards import encode, write
 from atr.shards.index import build_index, index_path, load_index
+from atr.shards.read import ShardSet
 from atr.shards.write import shard_key, write_shard, write_shards
 from atr.types import Clip
 from tests.conftest import make_clips, tone
@@ -357,3 +358,13 @@ def test_a_stretch_of_a_file_is_cut_out(tmp_path, clips):
     stored, _ = soundfile.read(io.BytesIO(sample["flac"]), dtype="float32")
     np.testing.assert_allclose(stored, wave[16_000:24_000], atol=1e-4)
     assert "cannot cut" in write_shards([clip], tmp_path / "kept", codec="keep").rejected[0].reason
+
+
+def test_ids_in_any_script_are_keys(tmp_path, clips):
+    ids = ["狗叫", "下雨", "Vögel", "x" * 90 + "é"]
+    named = [replace(clip, id=name) for clip, name in zip(clips, ids, strict=False)]
+    assert write_shards(named, tmp_path / "any", codec="flac", progress=False).rejected == []
+    shards = ShardSet([tmp_path / "any"])
+    assert sorted(shards.metadata(n)["id"] for n in range(4)) == sorted(ids) and shards.lost == []
+    assert sorted(shards.name(n).rpartition(":")[2] for n in range(4)) == sorted(ids)
+    assert load_index(tmp_path / "any" / "00000.tar") == build_index(tmp_path / "any" / "00000.tar")

@@ -164,8 +164,8 @@ def _where(folder: Path, groups: list[list[Clip]], number: int, done: int) -> st
 
 
 def shard_key(clip_id: str) -> str:
-    """A name that every tar reader takes: no dots (they end a WebDataset key), no slashes, no blanks."""
-    return re.sub(r"[^0-9A-Za-z_-]", "_", clip_id)
+    """A name that every tar reader takes: letters of any script, digits, - and _; dots would end a WebDataset key."""
+    return re.sub(r"[^\w-]", "_", clip_id)
 
 
 def _check_settings(codec: Codec, sample_rate: int | None, clips_per_shard: int, workers: int | None) -> None:

@@ -11,7 +11,9 @@ def rewind(checkpoint: dict[str, Any], accumulate: int = 1) -> tuple[int, int]:
     """Sets the progress in a checkpoint to its last optimizer step, wherever in Lightning's loops it was written.
 
     The optimizer's count is the one to trust: a batch that was fetched, or trained but not yet counted, differs from
-    it. An epoch that was trained to its end counts as finished; its validation is not run again.
+    it. An epoch that was trained to its end counts as finished; its validation is not run again. Between steps the
+    rest of the run is exact; a checkpoint from within an accumulated step repeats its batches, whose statistics the
+    batch norms have then taken in twice.
 
     Args:
         checkpoint: as Lightning writes it; changed in place.
