@@ -340,7 +340,7 @@ def test_the_bar_is_drawn_on_a_terminal_only(tmp_path, clips, monkeypatch, capsy
 
 
 def test_keys_hold_nothing_that_ends_them_early():
-    assert shard_key("a.b/c d-1_é") == "a_b_c_d-1__"
+    assert shard_key("a.b/c d-1_é") == "a_b_c_d-1_é"
 
 
 def test_stereo_stays_stereo(tmp_path):
