@@ -98,8 +98,7 @@ class StreamedClips(IterableDataset[Loaded]):
         Raises:
             DataError: a thousand shards in a row gave no sample.
         """
-        from webdataset import ResampledShards
-        from webdataset.filters import _shuffle
+        from webdataset import ResampledShards, shuffle
         from webdataset.tariterators import group_by_keys, tar_file_expander
 
         def note(error: Exception) -> bool:
@@ -128,7 +127,7 @@ class StreamedClips(IterableDataset[Loaded]):
                     reason = f"{bad[-1].key}: {bad[-1].reason}" if bad else shown(place)
                     raise DataError(f"nothing can be streamed; the last try: {reason}")
 
-        yield from _shuffle(samples(), bufsize=BUFFER, rng=random.Random(seed))
+        yield from shuffle(BUFFER, rng=random.Random(seed))(samples())
 
 
 @contextmanager
