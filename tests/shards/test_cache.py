@@ -7,6 +7,7 @@ import hashlib
 import multiprocessing
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -422,7 +423,15 @@ def test_prefetching_does_not_keep_the_interpreter(cache, server, interrupt):
         assert (result.returncode, result.stdout, result.stderr) == (0, "end\n", "")
 
 
-def test_ctrl_c_in_a_download_leaves_nothing(cache, server):
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C works, although a suite that runs in the background inherits an ignored one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_in_a_download_leaves_nothing(cache, server, ctrl_c):
     others = asyncio.all_tasks(fsspec.asyn.get_loop())  # what other tests prefetch
     threading.Timer(0.3, lambda: os.kill(os.getpid(), 2)).start()
     with pytest.raises(KeyboardInterrupt):
