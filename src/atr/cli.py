@@ -3,6 +3,7 @@
 import json
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -105,11 +106,11 @@ def doctor(context: typer.Context, as_json: Json = False) -> None:
         atr doctor experiment=atr_pretrain data.train=[data/mine/train] --json
     """
     from atr.config import compose_config
-    from atr.doctor import as_dict, diagnose, print_diagnosis
+    from atr.doctor import diagnose, print_diagnosis
 
     diagnosis = diagnose(compose_config(context.args))
     if as_json:
-        print(json.dumps(as_dict(diagnosis), indent=2))
+        print(json.dumps(asdict(diagnosis), indent=2))
     else:
         print_diagnosis(diagnosis)
 

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -199,11 +199,6 @@ def timing(
     if device is not None and device.type == "cuda":
         torch.cuda.synchronize()
     clock[stage] += share * (time.perf_counter() - began)
-
-
-def as_dict(diagnosis: Diagnosis) -> dict[str, Any]:
-    """Plain values for `--json`."""
-    return asdict(diagnosis)
 
 
 def print_diagnosis(d: Diagnosis) -> None:

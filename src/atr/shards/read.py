@@ -16,7 +16,6 @@ from atr.shards.find import find_shards, missing, open_indexes
 from atr.shards.index import (
     AUDIO_SUFFIXES,
     ShardIndex,
-    index_path,
     names,
 )
 from atr.shards.remote import is_remote
@@ -82,11 +81,6 @@ class ShardSet:
     def shard_of(self) -> np.ndarray:
         """The shard of each sample, int64 `(N,)`."""
         return np.searchsorted(self.starts, self.numbers, side="right") - 1
-
-    def suffix(self, number: int) -> str:
-        """The sound file's suffix, e.g. `flac`."""
-        shard, row = self._place(number)
-        return AUDIO_SUFFIXES[self.indexes[shard].rows[row]["suffix"]]
 
     def audio(self, number: int) -> bytes:
         """The sound file of a sample, undecoded; empty when the tar holds none."""
@@ -181,7 +175,7 @@ class ShardSet:
         if not names(header, f"{index.key(row)}.{suffix}", int(place[f"{member}_size"])):
             raise DataError(
                 f"its .{suffix} is not where the index of {shown(index.place)} says: the tar was changed after it was "
-                f"indexed; delete {index_path(Path(index.place)).name} beside it, so that it is made again"
+                "indexed; delete the index beside it, so that it is made again"
             )
 
     def _descriptor(self, shard: int) -> int:
