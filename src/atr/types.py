@@ -1,6 +1,7 @@
 """What travels between the rooms. Legend: B clips, M captions, T samples, L tokens, D embedding."""
 
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,15 +24,16 @@ class Clip:
     start: float | None = None  # s in the file
     end: float | None = None  # s in the file
     events: list[tuple[str, float, float]] = field(default_factory=list)  # caption, onset s, offset s
-    source: str = ""  # the recording the clip was cut from: a YouTube id, a Freesound id
+    questions: list[tuple[str, str]] = field(default_factory=list)  # question, answer
+    source: str = ""  # the recording the clip was cut from, as site:id: youtube:r1nicOVtvkQ, freesound:102844
     dataset: str = ""
     licence: str = ""
 
     def metadata(self) -> dict[str, Any]:
-        """The clip's json inside a shard: LAION's `text` and `tag`, then the other fields that are set."""
+        """The clip's json inside a shard: LAION's `text` and `tag`, the name of its file, the other fields if set."""
         fields = asdict(self)
-        del fields["audio"]
-        meta = {"text": fields.pop("captions"), "tag": fields.pop("labels")}
+        file = PurePath(fields.pop("audio")).name
+        meta = {"text": fields.pop("captions"), "tag": fields.pop("labels"), "file": file}
         return meta | {name: value for name, value in fields.items() if value not in (None, "", [])}
 
 
