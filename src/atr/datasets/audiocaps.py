@@ -26,7 +26,7 @@ _FILES = {"train": "train.csv", "validation": "val.csv", "test": "test.csv"}
 
 
 def read(raw: Raw, split: str) -> Iterator[Clip | BadSample]:
-    """`train.csv`, `val.csv`, `test.csv` (version 1 or 2); the rows of a clip, wherever they stand, give its captions."""
+    """`train.csv`, `val.csv`, `test.csv` of version 1 or 2; all rows of a clip give its captions."""
     path = need_file(raw.root / _FILES[split], "AudioCaps' table of this split")
     clips: dict[str, Clip] = {}
     for row in read_table(path, ["youtube_id", "start_time", "caption"]):

@@ -113,7 +113,7 @@ def find_corpus(name: str) -> Corpus:
     names = corpus_names()
     if name not in names:
         raise UsageError(f"no corpus is called {name!r}; there are: {', '.join(names)}")
-    return importlib.import_module(f"atr.datasets.{name}")  # type: ignore[return-value]
+    return importlib.import_module(f"atr.datasets.{name}")
 
 
 def need_file(path: Path, what: str) -> Path:

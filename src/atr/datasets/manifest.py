@@ -117,8 +117,8 @@ def _clip(row: dict[str, Any], where: str) -> Clip:
             right = isinstance(value, str)
         if not right:
             raise DataError(f"{where}: {name} is {value!r}; allowed is {FIELDS[name].type}")
-    pairs = {name: [tuple(one) for one in row[name]] for name in ("events", "questions") if name in row}
-    return Clip(**row | pairs)
+    pairs: dict[str, Any] = {n: [tuple(one) for one in row[n]] for n in ("events", "questions") if n in row}
+    return Clip(**(row | pairs))
 
 
 def _is_event(value: Any) -> bool:
