@@ -57,9 +57,7 @@ def prepare(
     audio_dir: Annotated[
         Path | None, typer.Option(help="Where the sound files are (at any depth). Default: below the root.")
     ] = None,
-    download: Annotated[
-        bool, typer.Option("--download", help="First fetch into the root what the publisher offers.")
-    ] = False,
+    download: Annotated[bool, typer.Option("--download", help="First fetch what the publisher offers.")] = False,
     tables_only: Annotated[bool, typer.Option("--tables-only", help="Only write manifests; read no sound.")] = False,
     codec: Codec = "flac",
     sample_rate: Rate = None,

@@ -187,7 +187,7 @@ def _list(rows: Iterator[Clip | BadSample], folder: Path, progress: bool) -> dic
     counts, reasons = {"listed": 0, "clips": 0, "captions": 0}, Counter[str]()
 
     def clips() -> Iterator[Clip]:
-        with (folder / REJECTED).open("wb") as rejected, clip_bar(None, progress, "listed") as on_row:
+        with (folder / REJECTED).open("wb") as rejected, clip_bar(None, progress, "rows") as on_row:
             for row in rows:
                 on_row()
                 counts["listed"] += 1

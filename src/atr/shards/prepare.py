@@ -27,6 +27,7 @@ from atr.types import BadSample, Clip
 
 WORK = ".prepare"  # the folder of the plan, and of what became of each shard
 SUMMARY, MANIFEST, REJECTED = "summary.json", "manifest.jsonl", "rejected.jsonl"
+_PATH_BEFORE = re.compile(r"^[^:]*/.*?: ")
 _OF_ONE_CLIP = re.compile(r"'[^']*'|\"[^\"]*\"|\S*/\S*|\b[\w-]*\d[\w.:-]*")
 
 
@@ -109,7 +110,7 @@ def prepare(
     with contextlib.ExitStack() as stack:
         stack.callback(_remove_if_empty, folder)
         stack.enter_context(claimed(folder))
-        with clip_bar(None, progress, "listed") as on_row:
+        with clip_bar(None, progress, "rows") as on_row:
             plan = make_plan(rows, work, settings.clips_per_shard, exclude, on_row)
         identity = asdict(settings) | {"plan": plan.sha256}
         done = _take_up(folder, identity)
@@ -292,7 +293,7 @@ def kind_of(reason: str) -> str:
     >>> kind_of("no file for video 'r1nicOVtvkQ' below /data/audiocaps")
     'no file for video … below …'
     """
-    return _OF_ONE_CLIP.sub("…", reason)
+    return _OF_ONE_CLIP.sub("…", _PATH_BEFORE.sub("…: ", reason))
 
 
 def _outcome(tar: Path) -> Path:

@@ -297,7 +297,7 @@ def clip_bar(total: int | None, show: bool, what: str = "clips") -> Iterator[Cal
         now, done = time.monotonic(), done + 1
         if now - drawn >= REFRESH_EVERY or done == total:
             drawn = now
-            bar.update(task, completed=done, speed=f"{done / (now - began):.0f}/s", refresh=True)
+            bar.update(task, completed=done, speed=f"{done / (now - began):.0f} {what}/s", refresh=True)
 
     with bar:
         yield on_clip
