@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from atr.datasets.audio_files import AudioFiles
-from atr.datasets.corpus import Corpus, MissingSplit, Raw, corpus_names, find_corpus
+from atr.datasets.corpus import Corpus, Raw, corpus_names, find_corpus
 from atr.datasets.manifest import read_manifest, write_manifest
-from atr.errors import DataError, UsageError
+from atr.errors import AtrError, DataError, UsageError
 from atr.shards.plan import as_reject
 from atr.shards.prepare import MANIFEST, REJECTED, Settings, kind_of, prepare
 from atr.shards.write import clip_bar
@@ -86,10 +86,10 @@ def prepare_corpus(
                 one.summary = prepare(
                     rows, one.folder, settings, exclude=sources, workers=workers, backend=backend, progress=progress
                 )
-        except MissingSplit as error:
+        except DataError as error:  # a MissingSplit, too
             one.problem = str(error)
-        except DataError as error:
-            one.problem = str(error)
+        except KeyboardInterrupt:
+            raise _stopped(one.folder) from None
         done.append(one)
     failed = [one for one in done if one.problem]
     if failed and (splits or len(failed) == len(done)):
@@ -115,8 +115,16 @@ def shard_manifest(
     here = manifest.absolute().parent
     clips = (replace(clip, audio=str(here / clip.audio)) for clip in read_manifest(manifest))
     sources = _excluded(exclude)
-    summary = prepare(clips, out, settings, exclude=sources, workers=workers, backend=backend, progress=progress)
+    try:
+        summary = prepare(clips, out, settings, exclude=sources, workers=workers, backend=backend, progress=progress)
+    except KeyboardInterrupt:
+        raise _stopped(out) from None
     return Prepared(out.name, out, summary)
+
+
+def _stopped(folder: Path) -> AtrError:
+    whole = len(list(folder.glob("*.tar")))
+    return AtrError(f"stopped; {whole} shards are whole in {folder}, and the same command goes on with the others")
 
 
 def print_prepared(done: Sequence[Prepared]) -> None:

@@ -25,6 +25,7 @@ from atr.shards.plan import Plan, as_reject, make_plan, read_part
 from atr.shards.write import check_settings, claimed, clip_bar, shard_key, write_shard
 from atr.types import BadSample, Clip
 
+NOTE = "settings.json"  # in the work folder: what is being done here
 WORK = ".prepare"  # the folder of the plan, and of what became of each shard
 SUMMARY, MANIFEST, REJECTED = "summary.json", "manifest.jsonl", "rejected.jsonl"
 _PATH_BEFORE = re.compile(r"^[^:]*/.*?: ")
@@ -110,8 +111,13 @@ def prepare(
     with contextlib.ExitStack() as stack:
         stack.callback(_remove_if_empty, folder)
         stack.enter_context(claimed(folder))
-        with clip_bar(None, progress, "rows") as on_row:
-            plan = make_plan(rows, work, settings.clips_per_shard, exclude, on_row)
+        try:
+            with clip_bar(None, progress, "rows") as on_row:
+                plan = make_plan(rows, work, settings.clips_per_shard, exclude, on_row)
+        except BaseException:
+            if not (work / NOTE).exists():  # nothing was begun here
+                shutil.rmtree(work)
+            raise
         identity = asdict(settings) | {"plan": plan.sha256}
         done = _take_up(folder, identity)
         if done is not None:
@@ -158,7 +164,7 @@ def _take_up(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     Raises:
         DataError: the folder holds something else.
     """
-    note, summary = folder / WORK / "settings.json", folder / SUMMARY
+    note, summary = folder / WORK / NOTE, folder / SUMMARY
     for path in (summary, note):
         if not path.is_file():
             continue
