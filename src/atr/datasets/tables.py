@@ -203,9 +203,8 @@ def _row(where: str, cells: list[str], names: list[str], columns: Sequence[str],
     row: dict[str, str] = {}
     for name, cell in zip(names, cells, strict=True):
         cell = cell.strip()
-        if name in columns:
-            if reason := _damage(cell, encoding):
-                return BadSample(where, f"{name!r} {reason}")
+        if name in columns and (reason := _damage(cell, encoding)):
+            return BadSample(where, f"{name!r} {reason}")
         row.setdefault(name, cell if cell.isascii() else _UNREADABLE.sub("\ufffd", cell))
     return Row(where, row)
 
