@@ -47,17 +47,17 @@ def download(card: Card, root: Path, progress: bool = True) -> list[Path]:
     """
     if not card.downloads:
         raise UsageError(
-            f"{card.name}: there are no plain files to fetch; {card.homepage} tells how to get it. There is no downloader "
-            "for videos: the sites' terms forbid it and videos vanish. Ask the authors for the sounds, or name files that "
-            "you have by video id (ID.wav, ID_START.wav), and give their folder with --audio-dir"
+            f"{card.name}: there are no plain files to fetch; {card.homepage} tells how to get it. No downloader for "
+            "videos is built in: the sites' terms forbid it, and videos vanish. Ask the authors for the sounds, or "
+            "name files that you have by video id (ID.wav, ID_START.wav) and give their folder with --audio-dir"
         )
-    root.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
         console=console, disable=not (progress and console.is_terminal),
     )  # fmt: skip
     try:
+        root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{RECORD}.lock", timeout=0), bar:
             record = _Record(root / RECORD)
             for one in card.downloads:
@@ -70,6 +70,8 @@ def download(card: Card, root: Path, progress: bool = True) -> list[Path]:
                     record.update(one.path, unpacked=True)
     except Timeout:
         raise UsageError(f"{root}: another process downloads into this folder; wait for it") from None
+    except PermissionError as error:
+        raise UsageError(f"{error.filename or root}: cannot be written; choose another folder") from error
     return [root / one.path for one in card.downloads if (root / one.path).is_file()]
 
 

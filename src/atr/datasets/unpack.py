@@ -3,7 +3,6 @@
 import errno
 import lzma
 import os
-import shutil
 import stat
 import tarfile
 import tempfile
@@ -121,4 +120,4 @@ def _move(source: Path, folder: Path, archive: Path) -> None:
         if file.is_dir():
             target.mkdir(exist_ok=True)
         else:
-            shutil.move(file, target)
+            file.replace(target)
