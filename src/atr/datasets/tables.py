@@ -2,16 +2,21 @@
 
 import csv
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from atr.errors import DataError
 from atr.types import BadSample
 
-LONGEST_CELL = 1 << 24  # characters
+LONGEST_CELL = 1 << 20  # characters; a quote that nothing closes is given up after so many
+DELIMITERS = {"\t": "tabs", ";": "semicolons", "|": "bars", ",": "commas"}
 _SPREADSHEET_ERROR = re.compile(r"#(NAME\?|REF!|VALUE!|N/A|NUM!|DIV/0!|NULL!)")
+_SPREADSHEET_NUMBER = re.compile(r"\d(\.\d+)?E\+[1-9]\d{1,2}|\d\.\d\dE\+0\d")  # 1.23E+11, once an id
 _YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
+_UNREADABLE = re.compile("[\udc80-\udcff]")  # a byte that is not of the encoding, as Python hands it on
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,10 @@ def read_table(
     """The rows of a csv file, cells stripped of blanks around them. The file is never held in memory.
 
     A byte order mark is understood (UTF-8 and UTF-16, whatever `encoding` says), and so are quoted cells with line
-    ends in them. A row with too few or too many cells, with bytes that are not of the encoding, or with a
-    spreadsheet's error (`#NAME?`) in one of `columns` is a BadSample called `file:line`.
+    ends in them. A row is a BadSample called `file:line` when it has too few or too many cells, a quote too many or too
+    few, or when one of `columns` holds bytes that are not of the encoding, NUL bytes, or what a spreadsheet made of an
+    id (`#NAME?`, `1.23E+11`). After a quote that is not closed the next line is read as a row again. In the other
+    columns, bytes that cannot be read become U+FFFD.
 
     Args:
         path: the table.
@@ -51,34 +58,62 @@ def read_table(
         skip_blanks: a blank after a delimiter does not belong to the cell, quoted or not (AudioSet's tables).
 
     Raises:
-        DataError: the file cannot be read, the encoding is unknown, or a column is missing.
+        DataError: the file cannot be read, the encoding is unknown, or a column is missing or there twice.
     """
     csv.field_size_limit(LONGEST_CELL)
     try:
-        with path.open(encoding=_encoding(path, encoding), errors="surrogateescape", newline="") as file:
+        with _open(path, encoding) as file:
             lines = _Lines(file, comment)
-            reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=skip_blanks)
-            names = [name.strip() for name in (header or next(reader, []))]
-            if absent := [name for name in columns if name not in names]:
-                raise DataError(
-                    f"{path}: has no column {', '.join(map(repr, absent))}; its columns are "
-                    f"{', '.join(map(repr, names)) or 'none: the file is empty'}"
-                )
+            reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=skip_blanks, strict=True)
+            names = list(header) if header else _header(reader, path)
+            _check_header(names, columns, path, delimiter, file.encoding)
             while True:
-                start = lines.number + 1
+                lines.row.clear()
                 try:
                     cells = next(reader)
                 except StopIteration:
                     return
                 except csv.Error as error:
-                    yield BadSample(f"{path}:{lines.number}", f"is no row of a csv table ({error})")
+                    yield BadSample(f"{path}:{lines.first}", _no_row(error))
+                    lines.again()
                     continue
-                if cells:
-                    yield _row(f"{path}:{max(start, lines.first)}", cells, names, columns, encoding)
+                row = _row(f"{path}:{lines.first}", cells, names, columns, file.encoding)
+                if len(cells) != len(names):
+                    lines.again()
+                yield row
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except LookupError:
         raise DataError(f"{path}: no encoding is called {encoding!r}; try utf-8, cp949 or latin-1") from None
+    except UnicodeError as error:
+        raise DataError(f"{path}: cannot be read as {encoding} ({error}); give the table's encoding") from None
+
+
+def read_header(path: Path, delimiter: str, encoding: str) -> list[str]:
+    """The names of a table's columns.
+
+    Raises:
+        DataError: the file cannot be read, or is empty.
+    """
+    try:
+        with _open(path, encoding) as file:
+            return _header(csv.reader(_Lines(file, ""), delimiter=delimiter, strict=True), path)
+    except (OSError, LookupError, UnicodeError) as error:
+        raise DataError(f"{path}: cannot be read as {encoding} ({error}); give the table's encoding") from None
+
+
+def find_delimiter(path: Path, encoding: str) -> str:
+    """The delimiter that is most frequent in the first line: comma, tab, semicolon or bar.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        with _open(path, encoding) as file:
+            line = next(_Lines(file, ""), "")
+    except (OSError, LookupError, UnicodeError) as error:
+        raise DataError(f"{path}: cannot be read as {encoding} ({error}); give the table's encoding") from None
+    return max(",\t;|", key=line.count)
 
 
 def youtube_id(text: str) -> str | None:
@@ -100,48 +135,98 @@ def seconds(text: str, where: str) -> float | BadSample:
     return value if 0 <= value < 1e9 else BadSample(where, f"{text} s is no time in a recording")
 
 
-class _Lines:
-    """Hands lines to the csv reader and knows their numbers."""
+class _Lines(Iterator[str]):
+    """Hands lines to the csv reader, knows their numbers, and takes those of a broken row back."""
 
-    def __init__(self, file: Iterator[str], comment: str) -> None:
+    def __init__(self, file: TextIO, comment: str) -> None:
         self.file, self.comment = file, comment
-        self.number = self.first = 0  # of the last line, and of the last one that began a row
+        self.number = 0  # of the last line
+        self.row: list[str] = []  # the lines of the row that is being read
+        self.waiting: deque[str] = deque()
 
-    def __iter__(self) -> Iterator[str]:
-        for line in self.file:
+    @property
+    def first(self) -> int:
+        """The number of the row's first line."""
+        return self.number - max(0, len(self.row) - 1)
+
+    def __next__(self) -> str:
+        while True:
+            # A file without line ends, such as one of zeros, must not come whole.
+            line = self.waiting.popleft() if self.waiting else self.file.readline(2 * LONGEST_CELL)
+            if not line:
+                raise StopIteration
             self.number += 1
-            if self.comment and line.startswith(self.comment):
-                self.first = self.number + 1
+            if not self.row and (not line.strip() or (self.comment and line.startswith(self.comment))):
                 continue
-            yield line.replace("\0", "")
+            self.row.append(line)
+            return line
+
+    def again(self) -> None:
+        """The row's lines after the first will come again."""
+        self.number = self.first
+        self.waiting.extendleft(reversed(self.row[1:]))
+
+
+def _no_row(error: csv.Error) -> str:
+    return f"is no row of a csv table ({error}); is a quote missing, or not doubled inside a quoted cell?"
+
+
+def _header(reader: Iterator[list[str]], path: Path) -> list[str]:
+    try:
+        names = next(reader, None)
+    except csv.Error as error:
+        raise DataError(f"{path}: its first line {_no_row(error)}") from None
+    if names is None:
+        raise DataError(f"{path}: is empty; its first line should name the columns")
+    return [name.strip() for name in names]
+
+
+def _check_header(names: list[str], columns: Sequence[str], path: Path, delimiter: str, encoding: str) -> None:
+    if absent := [name for name in columns if name not in names]:
+        hint = ""
+        if _UNREADABLE.search("".join(names)):
+            hint = f"; it holds bytes that are not {encoding}: give the table's encoding, e.g. cp949 or latin-1"
+        if "\0" in "".join(names):
+            hint = "; it holds NUL bytes: is it UTF-16 without its mark? Give the encoding, e.g. utf-16-le"
+        for other, plural in DELIMITERS.items():
+            if other != delimiter and any(name in columns for joined in names for name in joined.split(other)[1:]):
+                hint = f"; its cells are separated by {plural}, not by {DELIMITERS.get(delimiter, repr(delimiter))}"
+        wanted, found = ", ".join(map(repr, absent)), ", ".join(map(repr, names))
+        raise DataError(f"{path}: has no column {wanted}; its columns are {found}{hint}")
+    if twice := [name for name in columns if names.count(name) > 1]:
+        raise DataError(f"{path}: has {names.count(twice[0])} columns called {twice[0]!r}; rename all but one")
 
 
 def _row(where: str, cells: list[str], names: list[str], columns: Sequence[str], encoding: str) -> Row | BadSample:
     if len(cells) != len(names):
         return BadSample(where, f"has {len(cells)} cells instead of {len(names)}")
+    row: dict[str, str] = {}
     for name, cell in zip(names, cells, strict=True):
-        if name not in columns:
-            continue
-        if _is_damaged(cell):
-            return BadSample(
-                where,
-                f"{name!r} holds bytes that are not {encoding} ({cell[:40].encode(errors='surrogateescape')!r}); "
-                "give the table's encoding, e.g. --encoding cp949 or latin-1",
-            )
-        if _SPREADSHEET_ERROR.fullmatch(cell.strip()):
-            return BadSample(
-                where, f"{name!r} is {cell.strip()}, which a spreadsheet put there; take the original table"
-            )
-    return Row(where, {name: cell.strip() for name, cell in zip(names, cells, strict=True)})
+        cell = cell.strip()
+        if name in columns and (reason := _damage(cell, encoding)):
+            return BadSample(where, f"{name!r} {reason}")
+        row.setdefault(name, cell if cell.isascii() else _UNREADABLE.sub("\ufffd", cell))
+    return Row(where, row)
 
 
-def _is_damaged(cell: str) -> bool:
-    return not cell.isascii() and any("\udc80" <= letter <= "\udcff" for letter in cell)
+def _damage(cell: str, encoding: str) -> str:
+    """What is wrong with a cell that is needed, or nothing."""
+    if not cell.isascii() and (_UNREADABLE.search(cell) or (encoding == "utf-16" and "\ufffd" in cell)):
+        held = cell[:40].encode(errors="surrogateescape")
+        return f"holds bytes that are not {encoding} ({held!r}); give the table's encoding, e.g. cp949 or latin-1"
+    if "\0" in cell:
+        return "holds NUL bytes: the file is damaged, or is UTF-16 without its mark (encoding utf-16-le)"
+    if _SPREADSHEET_ERROR.fullmatch(cell):
+        return f"is {cell}, which a spreadsheet put there; take the original table"
+    if _SPREADSHEET_NUMBER.fullmatch(cell):
+        return f"is {cell}, which a spreadsheet made of a long number or an id; take the original table"
+    return ""
 
 
-def _encoding(path: Path, encoding: str) -> str:
+def _open(path: Path, encoding: str) -> TextIO:
     with path.open("rb") as file:
         head = file.read(3)
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "utf-16"
-    return "utf-8-sig" if head == b"\xef\xbb\xbf" else encoding
+        return path.open(encoding="utf-16", errors="replace", newline="")  # its half letters cannot be escaped
+    encoding = "utf-8-sig" if head == b"\xef\xbb\xbf" else encoding
+    return path.open(encoding=encoding, errors="surrogateescape", newline="")
