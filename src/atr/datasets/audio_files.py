@@ -3,7 +3,7 @@
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -30,11 +30,19 @@ class AudioFiles:
         self.folder = folder
         self._names: sqlite3.Connection | None = None
 
-    def named(self, clip: Clip, name: str) -> Clip | BadSample:
+    def named(
+        self, clip: Clip, name: str, inside: Collection[str] = (), outside: Collection[str] = ()
+    ) -> Clip | BadSample:
         """The clip with its file: that of this path below the folder, or of this name, whatever its suffix.
 
-        Of several, those with the very suffix and then those in a folder of the name's come first; a name without
-        a folder means the top.
+        Of several, those with the very suffix come first, then those in the folder that the name begins with (one
+        without means the top).
+
+        Args:
+            clip: without `audio`.
+            name: as the table has it.
+            inside: names of folders; of several files, those below one of them come first.
+            outside: names of folders; what lies below one of them belongs to another part of the corpus.
         """
         if self.folder is None:
             return replace(clip, audio=name)
@@ -45,9 +53,11 @@ class AudioFiles:
         if os.path.isfile(exact):  # unlike Path's, it takes names that no file system does
             return replace(clip, audio=str(exact))
         found = self._find(path.stem if path.suffix[1:].lower() in AUDIO_SUFFIXES else path.name)
+        places = {one: one.parent.relative_to(self.folder).parts for one in found}
+        found = [one for one in found if not set(places[one]) & set(outside)]
+        found = [one for one in found if set(places[one]) & set(inside)] or found
         found = [one for one in found if one.name == path.name] or found
-        parts = path.parent.parts
-        found = [one for one in found if _ends_with(one.parent.relative_to(self.folder).parts, parts)] or found
+        found = [one for one in found if _ends_with(places[one], path.parent.parts)] or found
         return self._only(clip, found, name)
 
     def video(self, clip: Clip, video: str, start: float | None, end: float | None) -> Clip | BadSample:
@@ -71,7 +81,7 @@ class AudioFiles:
         for stem in (video, f"Y{video}"):
             if found := self._find(stem):
                 placed = self._only(clip, found, video)
-                return placed if isinstance(placed, BadSample) else _cut(placed, start, end)
+                return placed if isinstance(placed, BadSample) else cut(placed, start, end)
         if start is None and (found := self._find(_ANY_TIMES + video)):
             return self._only(clip, found, video)
         return BadSample(clip.id, f"no file for video {video!r} below {self.folder}")
@@ -149,8 +159,14 @@ def _with_times(video: str, start: float | None, end: float | None) -> Iterator[
             yield "_".join([name, *(f"{round(time):06d}" for time in times)])
 
 
-def _cut(clip: Clip, start: float | None, end: float | None) -> Clip | BadSample:
-    """Is the clip's file the stretch already, or does it have to be cut out of it?"""
+def cut(clip: Clip, start: float | None, end: float | None) -> Clip | BadSample:
+    """The clip, whose file is the stretch already, or with the times at which it has to be cut out of the file.
+
+    Args:
+        clip: with its file.
+        start: s in the recording; None when nobody knows: then the file is taken as it is.
+        end: s in the recording.
+    """
     if start is None:
         return clip
     try:
