@@ -52,7 +52,7 @@ def main(root: Path) -> None:
     captions = yaml.safe_load((HERE / "captions.yaml").read_text())
     shutil.rmtree(HERE / "esc10", ignore_errors=True)
     raw = Raw(root, AudioFiles(root))
-    kept = set()
+    kept: set[str] = set()
     for fold in FOLDS:
         folder = HERE / "esc10" / f"fold{fold}"
         clips = list(read(raw, folder.name))
