@@ -31,9 +31,9 @@ CARD = Card(
     "human-labeled dataset for audio events. ICASSP 2017, doi 10.1109/ICASSP.2017.7952261",
     faults=(
         "videos vanish: say how many clips of a split you had",
-        "labels are incomplete; the raters' agreement differs much between classes (the publisher's qa_true_counts.csv)",
-        "a published count of clips per class of `environment` does not exist: it is the evaluation clips with a label "
-        "below 'Acoustic environment', the labels cut down to those",
+        "labels are incomplete, and for some classes often wrong: the publisher's qa_true_counts.csv has figures",
+        "`environment` is this project's reading of a set that papers name and do not define: the evaluation clips "
+        "with a label below 'Acoustic environment', Reverberation and Echo included, the labels cut down to those",
     ),
     downloads=(
         *(Download(url=f"{_TABLES}/{name}", path=name) for name in dict.fromkeys(_FILES.values())),

@@ -19,8 +19,8 @@ CARD = Card(
         "`zero_shot` is AudioSetCaps' table: 978 clips of the test split in six languages, the Chinese ones pooled",
         "the languages' folders are named as the labels are, e.g. Chinese_Taiwan",
     ),
-    unverified="the publisher's tables (UTF-16, tabs, an unnamed first column): taken from the loading script of the "
-    "corpus on Hugging Face; AudioSetCaps' table was read",
+    unverified="the publisher's tables (UTF-16 with its mark, tabs, an unnamed first column): taken from the loading "
+    "script of the corpus on Hugging Face; AudioSetCaps' table was read",
     downloads=(
         Download(
             url="https://zenodo.org/records/5036977/files/CommonLanguage.tar.gz",
@@ -34,7 +34,7 @@ _FILES = {"train": "train.csv", "validation": "dev.csv", "test": "test.csv"}
 
 
 def read(raw: Raw, split: str) -> Iterator[Clip | BadSample]:
-    """`LANGUAGE/train.csv`, `dev.csv`, `test.csv` with the sounds in `LANGUAGE/test/SPEAKER/`, or AudioSetCaps' table."""
+    """`LANGUAGE/{train,dev,test}.csv` with the sounds in `LANGUAGE/test/SPEAKER/`, or AudioSetCaps' table."""
     like = Clip(id="", audio="", split=split, dataset=CARD.name, licence=CARD.licence)
     if split == "zero_shot":
         table = find_file(raw.root, [TABLE], "AudioSetCaps' table")
@@ -49,7 +49,7 @@ def read(raw: Raw, split: str) -> Iterator[Clip | BadSample]:
 
 def _read_language(raw: Raw, table: Path, split: str) -> Iterator[Clip | BadSample]:
     language = table.parent.name
-    for row in read_table(table, ["client_id", "path"], delimiter="\t", encoding="utf-16"):
+    for row in read_table(table, ["client_id", "path"], delimiter="\t"):
         if isinstance(row, BadSample):
             yield row
         elif not row["path"]:
