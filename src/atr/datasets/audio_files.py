@@ -86,6 +86,15 @@ class AudioFiles:
             return self._only(clip, found, video)
         return BadSample(clip.id, f"no file for video {video!r} below {self.folder}")
 
+    def paths(self) -> list[Path]:
+        """All sound files, sorted: for corpora whose labels stand in the names. None where there is no folder."""
+        if self.folder is None:
+            return []
+        if self._names is None:
+            self._names = _index(self.folder)
+        rows = self._names.execute("SELECT DISTINCT path FROM files ORDER BY path")
+        return [self.folder / os.fsdecode(path) for (path,) in rows]
+
     def _only(self, clip: Clip, found: list[Path], name: str) -> Clip | BadSample:
         if not found:
             return BadSample(clip.id, f"no file {name!r} below {self.folder}")
