@@ -150,11 +150,11 @@ def print_prepared(done: Sequence[Prepared]) -> None:
 
 def print_corpora() -> None:
     """The corpora, a row each."""
-    table = Table("corpus", "name", "captions", "splits", "layout")
+    table = Table("corpus", "name", "splits", "layout")
     for name in corpus_names():
         card = find_corpus(name).CARD
         splits = ", ".join(card.splits) if len(card.splits) < 6 else f"{card.splits[0]} … {card.splits[-1]}"
-        table.add_row(name, card.name, card.captions, splits, "unverified" if card.unverified else "")
+        table.add_row(name, card.name, splits, "unverified" if card.unverified else "")
     Console().print(table)
 
 
