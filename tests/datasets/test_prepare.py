@@ -46,10 +46,7 @@ def test_each_split_is_prepared_and_one_that_is_not_there_is_reported(audiocaps,
     assert "val.csv is missing" in done[1].problem and not (audiocaps / "out" / "validation").exists()
     test = done[2].summary
     assert (test["listed"], test["clips"], test["captions"], test["hours"]) == (3, 1, 2, round(10 / 3600, 4))
-    assert test["rejected"] == {
-        "no file for video … below …": 1,
-        "… is #NAME?, a spreadsheet's error; take the original table": 1,
-    }
+    assert test["rejected"] == {"no file for video … below …": 1, DAMAGED: 1}
     (clip,) = read_manifest(audiocaps / "out" / "test" / "manifest.jsonl")
     assert (clip.id, clip.start, clip.end, clip.duration) == ("aaaaaaaaaaa_10", 10.0, 20.0, 10.0)
     assert clip.captions == ["a dog", "a cat"] and clip.source == "youtube:aaaaaaaaaaa"
