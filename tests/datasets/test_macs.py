@@ -67,7 +67,6 @@ def test_entries_that_give_no_clip_are_named(raw):
         "- {filename: park-london-5-200-a.wav, annotations: [{sentence: b}]}\n"
         "- {filename: park-london-5-201-a.wav, annotations: [{sentence: c}]}\n"
         "- 7\n"
-        '- {filename: park-london-5-202-a.wav, annotations: [{sentence: "\\ud800"}]}\n'
     )
     found = list(macs.read(raw, "train"))
     form = "has not the form {filename, annotations: [{annotator_id, sentence, tags: [...]}]}"
@@ -78,7 +77,6 @@ def test_entries_that_give_no_clip_are_named(raw):
         BadSample(f"{path}: entry 4", "'park-london-5-200-a.wav' came before"),
         BadSample("park-london-5-201-a", f"no file 'park-london-5-201-a.wav' below {raw.root}"),
         BadSample(f"{path}: entry 6", form),
-        BadSample(f"{path}: entry 7", form),
     ]
 
 

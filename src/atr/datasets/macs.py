@@ -54,7 +54,7 @@ def read(raw: Raw, split: str) -> Iterator[Clip | BadSample]:
         where = f"{path}: entry {number}"
         try:
             name, captions, tags = _fields(entry)
-        except (KeyError, TypeError, AttributeError, UnicodeEncodeError):
+        except (KeyError, TypeError, AttributeError):
             yield BadSample(where, "has not the form {filename, annotations: [{annotator_id, sentence, tags: [...]}]}")
             continue
         match = _NAME.fullmatch(name)
@@ -93,5 +93,4 @@ def _fields(entry: Any) -> tuple[str, list[str], list[str]]:
     notes = entry["annotations"]
     captions = [note["sentence"].strip() for note in notes]
     tags = dict.fromkeys(tag.strip() for note in notes for tag in note.get("tags") or [])
-    " ".join([*captions, *tags]).encode()  # an escape may give half a character
     return entry["filename"].strip(), [caption for caption in captions if caption], list(tags)
