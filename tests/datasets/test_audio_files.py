@@ -145,3 +145,13 @@ def test_without_a_folder_the_names_of_the_tables_stay(tmp_path):
     files = AudioFiles(None)
     assert files.named(CLIP, "a/dog.wav") == replace(CLIP, audio="a/dog.wav")
     assert files.video(CLIP, VIDEO, 30.0, 40.0) == replace(CLIP, audio=VIDEO, start=30.0, end=40.0)
+
+
+def test_folders_of_other_parts_are_left_out(tmp_path):
+    mine, other = (put(tmp_path / "unpacked" / part / "x" / "7.wav") for part in ("a", "b"))
+    files = AudioFiles(tmp_path)
+    assert files.named(CLIP, "7", inside=["a"]).audio == str(mine)
+    assert files.named(CLIP, "7", outside=["a"]).audio == str(other)
+    assert files.named(CLIP, "7", inside=["a"], outside=["a", "b"]) == BadSample(
+        "clip", f"no file '7' below {tmp_path}"
+    )

@@ -45,7 +45,7 @@ CARD = Card(
 )
 LENGTH = 10.0  # s
 _ID = re.compile(r"Y??([A-Za-z0-9_-]{11})(?:_(\d+(?:\.\d+)?)(?:_(\d+(?:\.\d+)?))?)?")
-_ANSWERED = re.compile(r"\W*question\W*:\W*(.+?)\W*\banswer\b\W*:\W*(.+?)\**", re.IGNORECASE | re.DOTALL)
+_ANSWER = re.compile(r"\banswer:", re.IGNORECASE)
 
 
 def read(raw: Raw, split: str) -> Iterator[Clip | BadSample]:
@@ -124,6 +124,8 @@ class _Questions:
                 yield BadSample(row.where, f"{row['id']!r} is no YouTube id with or without times", clips=0)
             elif not answered:
                 yield BadSample(row.where, "holds no question with an answer", clips=0)
+            elif not _is_text(answered):
+                yield BadSample(row.where, "holds bytes that are no UTF-8", clips=0)
             else:
                 found = [(_name(place[0], place[1]), row.where, *pair) for pair in answered]
                 self._rows.executemany("INSERT INTO questions VALUES (?, ?, ?, ?)", found)
@@ -152,5 +154,21 @@ def _answered(row: Row) -> list[tuple[str, str]]:
     columns = {name.lower(): cell for name, cell in row.cells.items()}
     if "question" in columns and "answer" in columns:
         return [(columns["question"], columns["answer"])] if columns["question"] and columns["answer"] else []
-    found = (_ANSWERED.fullmatch(cell) for name, cell in row.cells.items() if name != "id")
-    return [(match[1].strip(), match[2].strip()) for match in found if match]
+    return [pair for name, cell in row.cells.items() if name != "id" and (pair := _pair(cell))]
+
+
+def _is_text(pairs: list[tuple[str, str]]) -> bool:
+    try:
+        return bool("".join(part for pair in pairs for part in pair).encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _pair(cell: str) -> tuple[str, str] | None:
+    match = _ANSWER.search(cell)
+    if not match:
+        return None
+    question, answer = (part.strip("* \n") for part in (cell[: match.start()], cell[match.end() :]))
+    name, colon, question = question.partition(":")
+    question = question.strip("* \n")
+    return (question, answer) if colon and name.lower() == "question" and question and answer else None

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from atr.datasets.corpus import Card, Download, Raw, need_file
@@ -68,7 +68,7 @@ def read(raw: Raw, split: str) -> Iterator[Clip | BadSample]:
             yield BadSample(row.where, f"{row['file_name']!r} stands in {rows[row['file_name']].where}, too")
         else:
             rows[row["file_name"]] = row
-    about = _Metadata({})
+    about: dict[str, Row] = {}
     if (metadata := raw.root / f"clotho_metadata_{part}.csv").is_file():
         about, lost = _metadata(metadata, rows)
         yield from lost
@@ -78,55 +78,45 @@ def read(raw: Raw, split: str) -> Iterator[Clip | BadSample]:
             id=ids[name], audio="", captions=[row[one] for one in CAPTIONS if row[one]], split=split,
             title=Path(name).stem, dataset=CARD.name, licence=CARD.licence,
         )  # fmt: skip
-        yield _placed(raw, about.of(clip, name), name, part)
+        if name in about:
+            clip = replace(
+                clip,
+                labels=[word.strip() for word in about[name]["keywords"].split(";") if word.strip()],
+                source=f"freesound:{about[name]['sound_id']}" if about[name]["sound_id"].isdigit() else "",
+                licence=about[name]["license"] or clip.licence,
+            )
+        yield _placed(raw, clip, name, part)
 
 
-@dataclass
-class _Metadata:
-    """File name -> its row of the metadata table."""
-
-    rows: dict[str, Row]
-
-    def of(self, clip: Clip, name: str) -> Clip:
-        if (row := self.rows.get(name)) is None:
-            return clip
-        known = row["sound_id"].isdigit()
-        return replace(
-            clip,
-            labels=[word.strip() for word in row["keywords"].split(";") if word.strip()],
-            source=f"freesound:{row['sound_id']}" if known else "",
-            licence=row["license"] or clip.licence,
-        )
-
-
-def _metadata(path: Path, names: dict[str, Row]) -> tuple[_Metadata, list[BadSample]]:
+def _metadata(path: Path, names: dict[str, Row]) -> tuple[dict[str, Row], list[BadSample]]:
     """The rows by the caption table's names, and what has no partner (`clips=0`: no clip is lost with it)."""
-    found, lost, others = _Metadata({}), [], []
+    found: dict[str, Row] = {}
+    lost, others = [], []
     for row in read_table(path, _ABOUT, encoding="latin-1"):
         if isinstance(row, BadSample):
             lost.append(replace(row, clips=0))
         elif row["file_name"] in names:
-            found.rows[row["file_name"]] = row
+            found[row["file_name"]] = row
         else:
             others.append(row)
     alike: dict[str, list[str]] = {}
     for name in names:
-        if name not in found.rows:
+        if name not in found:
             alike.setdefault(_letters(name), []).append(name)
     for row in others:
         partners = alike.get(_letters(row["file_name"]), [])
-        if len(partners) == 1 and partners[0] not in found.rows:
-            found.rows[partners[0]] = row
+        if len(partners) == 1 and partners[0] not in found:
+            found[partners[0]] = row
         else:
             lost.append(BadSample(row.where, f"{row['file_name']!r} is no name of the caption table", clips=0))
     lost.extend(
         BadSample(row.where, f"{name!r} has no row in {path.name}; its source stays empty", clips=0)
         for name, row in names.items()
-        if name not in found.rows
+        if name not in found
     )
     lost.extend(
         BadSample(row.where, f"{row['sound_id']!r} is no Freesound id; the clip's source stays empty", clips=0)
-        for row in found.rows.values()
+        for row in found.values()
         if not row["sound_id"].isdigit()
     )
     return found, lost

@@ -39,11 +39,10 @@ class _Text:
         self.file, self.path = file, path
         self.decode = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         self.buffer, self.position = "", 0
-        self.passed = 0  # bytes before the buffer
+        self.passed = len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0  # bytes before the buffer
+        file.seek(self.passed)
         self.ended = False
         self.fill()
-        if self.buffer.startswith("\ufeff"):
-            self.position = 1
 
     def fill(self) -> None:
         """Reads on, and forgets what is passed. The buffer doubles, so that a long record costs linear time."""
@@ -85,7 +84,7 @@ class _Text:
                 value, end = _DECODER.raw_decode(self.buffer, self.position)
             except (ValueError, RecursionError) as raised:
                 error = raised
-            if error is None and (end < len(self.buffer) or self.ended):
+            if error is None and (end + 2 < len(self.buffer) or self.ended):  # `1` may go on as `1e+5`
                 text, where = self.buffer[self.position : end], self.where(self.position)
                 self.position = end
                 return value, text, where

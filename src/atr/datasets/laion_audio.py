@@ -83,6 +83,7 @@ def _pair(folder: Path, name: str, paths: list[Path], split: str) -> Iterator[Cl
 def _clip(path: Path, sound: Path, dataset: str, split: str) -> Clip | BadSample:
     try:
         fields = json.loads(path.read_bytes())
+        json.dumps(fields, ensure_ascii=False).encode()  # an escape may give half a character
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path.name} is no JSON ({error})") from error
     if not isinstance(fields, dict):

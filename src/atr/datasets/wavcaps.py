@@ -5,11 +5,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from atr.datasets.corpus import Card, MissingSplit, Raw
+from atr.datasets.corpus import Card, Download, MissingSplit, Raw
 from atr.datasets.json_records import read_records
 from atr.datasets.tables import Seen, youtube_id_after_y
 from atr.types import BadSample, Clip
 
+_TABLES = "https://huggingface.co/datasets/cvssp/WavCaps/resolve/main/json_files"
+_BLACK_LISTS = "https://raw.githubusercontent.com/XinhaoMei/WavCaps/master/data/json_files/blacklist"
+# split -> folder, tables in the order of preference
+_PARTS = {
+    "freesound": ("FreeSound", ("fsd_final.json", "fsd_final_2s.json")),
+    "bbc": ("BBC_Sound_Effects", ("bbc_final.json",)),
+    "soundbible": ("SoundBible", ("sb_final.json",)),
+    "audioset": ("AudioSet_SL", ("as_final.json",)),
+}
 CARD = Card(
     name="WavCaps",
     homepage="https://huggingface.co/datasets/cvssp/WavCaps",
@@ -26,14 +35,17 @@ CARD = Card(
     ),
     unverified="freesound, bbc and audioset (soundbible was read): after reference and the reader in the repository "
     "Labbeti/aac-datasets",
+    downloads=(
+        *(
+            Download(url=f"{_TABLES}/{folder}/{names[0]}", path=f"json_files/{folder}/{names[0]}")
+            for folder, names in _PARTS.values()
+        ),
+        *(
+            Download(url=f"{_BLACK_LISTS}/blacklist_exclude_{name}.json", path=f"blacklist_exclude_{name}.json")
+            for name in ("all_ac", "test_ac", "ub8k_esc50_vggsound")
+        ),
+    ),
 )
-# split -> folder, tables in the order of preference
-_PARTS = {
-    "freesound": ("FreeSound", ("fsd_final.json", "fsd_final_2s.json")),
-    "bbc": ("BBC_Sound_Effects", ("bbc_final.json",)),
-    "soundbible": ("SoundBible", ("sb_final.json",)),
-    "audioset": ("AudioSet_SL", ("as_final.json",)),
-}
 CAPTIONS = ("caption", *(f"caption_{number}" for number in range(1, 6)))
 
 
