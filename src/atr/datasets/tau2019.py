@@ -20,7 +20,8 @@ CARD = Card(
         "clips of one place are close relatives: their sources differ, so keep the publisher's split",
         "TAU 2020 Mobile was made from the same recordings: never train on one and test on the other",
     ),
-    unverified="the tables' layout: taken from soundata's reader and from the tables of the 2020 three-class setup",
+    unverified="the tables' layout: taken from the readers of soundata and dcase_util, and from the tables of the "
+    "2020 three-class setup",
     downloads=zenodo_files(
         2589280,
         _FOLDER,
