@@ -21,8 +21,8 @@ CARD = Card(
         "clips of one place are close relatives: their sources differ, so keep the publisher's split",
         "it was made from the recordings of TAU 2019: never train on one and test on the other",
     ),
-    unverified="the ten-class tables: taken from the readers of soundata and dcase_util; the three-class setup of the same "
-    "year, whose tables have the same form and scene_label indoor, outdoor or transportation, was read",
+    unverified="the ten-class tables: taken from the readers of soundata and dcase_util; the three-class setup of the "
+    "same year, whose tables have the same form and scene_label indoor, outdoor or transportation, was read",
     downloads=zenodo_files(
         3819968,
         _FOLDER,
