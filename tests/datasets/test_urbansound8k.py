@@ -59,6 +59,8 @@ def test_the_real_table_and_two_real_folds(tmp_path):
     assert len({clip.labels[0] for clips, _ in folds.values() for clip in clips}) == 10
     found = [read_split(urbansound8k, tmp_path, split, tmp_path) for split in ("fold1", "fold2", "fold3")]
     assert [(len(clips), len(bad)) for clips, bad in found] == [(873, 0), (888, 0), (0, 925)]
+    apart, bad = read_split(urbansound8k, SHARED / "data" / "meta", "fold2", REAL)  # table and sounds in two places
+    assert (len(apart), bad) == (888, [])
     first = found[0][0][0]
     assert (first.id, first.audio) == ("101415-3-0-2", str(tmp_path / "fold1" / "101415-3-0-2.ogg"))
     written = write_shards(found[0][0][:20], tmp_path / "shards")

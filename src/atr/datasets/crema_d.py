@@ -21,7 +21,6 @@ CARD = Card(
         "1076_MTI_SAD_XX holds no sound, 1064_IEO_DIS_MD is a minute long with several emotions",
         "the sounds lie in Git LFS: a checkout without it holds text files that are called .wav",
     ),
-    unverified="the code in the file names: taken from the publisher's description",
 )
 TABLE = "CREMA-D_test.csv"
 _NAME = re.compile(r"\d{4}_[A-Z]{3}_([A-Z]{3})_(LO|MD|HI|XX|X)")

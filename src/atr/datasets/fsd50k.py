@@ -10,17 +10,17 @@ from atr.datasets.tables import read_table
 from atr.errors import DataError
 from atr.types import BadSample, Clip
 
-_MD5 = {
-    "ground_truth.zip": "ca27382c195e37d2269c4c866dd73485",
-    "metadata.zip": "b9ea0c829a411c1d42adb9da539ed237",
-    "dev_audio.zip": "c480d119b8f7a7e32fdb58f3ea4d6c5a",
-    "dev_audio.z01": "faa7cf4cc076fc34a44a479a5ed862a3",
-    "dev_audio.z02": "8f9b66153e68571164fb1315d00bc7bc",
-    "dev_audio.z03": "1196ef47d267a993d30fa98af54b7159",
-    "dev_audio.z04": "d088ac4e11ba53daf9f7574c11cccac9",
-    "dev_audio.z05": "81356521aa159accd3c35de22da28c7f",
-    "eval_audio.zip": "6fa47636c3a3ad5c7dfeba99f2637982",
-    "eval_audio.z01": "3090670eaeecc013ca1ff84fe4442aeb",
+_ARCHIVES = {  # size in bytes, md5
+    "ground_truth.zip": (334_701, "ca27382c195e37d2269c4c866dd73485"),
+    "metadata.zip": (6_700_838, "b9ea0c829a411c1d42adb9da539ed237"),
+    "dev_audio.zip": (2_306_663_327, "c480d119b8f7a7e32fdb58f3ea4d6c5a"),
+    "dev_audio.z01": (3_221_225_472, "faa7cf4cc076fc34a44a479a5ed862a3"),
+    "dev_audio.z02": (3_221_225_472, "8f9b66153e68571164fb1315d00bc7bc"),
+    "dev_audio.z03": (3_221_225_472, "1196ef47d267a993d30fa98af54b7159"),
+    "dev_audio.z04": (3_221_225_472, "d088ac4e11ba53daf9f7574c11cccac9"),
+    "dev_audio.z05": (3_221_225_472, "81356521aa159accd3c35de22da28c7f"),
+    "eval_audio.zip": (3_037_675_767, "6fa47636c3a3ad5c7dfeba99f2637982"),
+    "eval_audio.z01": (3_221_225_472, "3090670eaeecc013ca1ff84fe4442aeb"),
 }
 CARD = Card(
     name="FSD50K",
@@ -39,9 +39,9 @@ CARD = Card(
     downloads=tuple(
         Download(
             url=f"https://zenodo.org/records/4060432/files/FSD50K.{name}", path=f"FSD50K.{name}",
-            checksum=f"md5:{md5}", unpack="audio" not in name,
+            size=size, checksum=f"md5:{md5}", unpack="audio" not in name,
         )
-        for name, md5 in _MD5.items()
+        for name, (size, md5) in _ARCHIVES.items()
     ),
 )  # fmt: skip
 _PARTS = {"train": ("dev", "train"), "validation": ("dev", "val"), "test": ("eval", "")}

@@ -20,7 +20,7 @@ CARD = Card(
         "repeats, wrong labels and distortions: Sturm, The GTZAN dataset: its contents, its faults, their effects on "
         "evaluation, and its future use, 2013, arXiv 1306.1461",
         "jazz.00054 cannot be decoded in the copy that most people have: 999 clips are then left",
-        "the publisher's server is gone; copies differ",
+        "the publisher's server does not answer any more, so no download is listed; copies differ",
     ),
 )
 TABLE = "GTZAN_test.csv"

@@ -27,6 +27,7 @@ CARD = Card(
         Download(
             url="https://zenodo.org/records/1432913/files/openmic-2018-v1.0.0.tgz",
             path="openmic-2018-v1.0.0.tgz",
+            size=2_623_376_754,
             checksum="md5:e4ccf187e2bb5ab2e115416e8aafe7f4",
             unpack=True,
         ),

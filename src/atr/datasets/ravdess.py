@@ -23,7 +23,6 @@ CARD = Card(
         "song has no disgust and no surprise, and none by actor 18",
         "neutral has half as many clips as the others; there are two sentences only",
     ),
-    unverified="the code in the file names: taken from the publisher's description",
     downloads=(
         Download(
             url="https://zenodo.org/records/1188976/files/Audio_Speech_Actors_01-24.zip",
@@ -35,6 +34,8 @@ CARD = Card(
         Download(
             url="https://zenodo.org/records/1188976/files/Audio_Song_Actors_01-24.zip",
             path="song/Audio_Song_Actors_01-24.zip",
+            checksum="md5:5411230427d67a21e18aa4d466e6d1b9",
+            size=225_505_317,
             unpack=True,
         ),
     ),

@@ -10,14 +10,14 @@ from atr.types import BadSample, Clip
 _TABLES = {"train": "fold1_train.csv", "test": "fold1_evaluate.csv"}
 
 
-def zenodo_files(record: int, stem: str, checksums: dict[str, str]) -> tuple[Download, ...]:
-    """The archives `stem.PART.zip` of a Zenodo record; `checksums` has the md5 of each part."""
+def zenodo_files(record: int, stem: str, parts: dict[str, tuple[int, str]]) -> tuple[Download, ...]:
+    """The archives `stem.PART.zip` of a Zenodo record; `parts` has size (bytes) and md5 of each."""
     return tuple(
         Download(
             url=f"https://zenodo.org/records/{record}/files/{stem}.{part}.zip", path=f"{stem}.{part}.zip",
-            checksum=f"md5:{md5}", unpack=True,
+            size=size, checksum=f"md5:{md5}", unpack=True,
         )
-        for part, md5 in checksums.items()
+        for part, (size, md5) in parts.items()
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ CARD = Card(
         Download(
             url="https://zenodo.org/records/1203745/files/UrbanSound8K.tar.gz",
             path="UrbanSound8K.tar.gz",
+            size=6_023_741_708,
             checksum="md5:9aa69802bbf37fb986f71ec1483a196e",
             unpack=True,
         ),
