@@ -27,7 +27,9 @@ def test_shards_are_slices_of_one_order_that_depends_on_the_ids_only(tmp_path):
     assert again.sha256 == plan.sha256 and again.path.read_bytes() == plan.path.read_bytes()
     other = plan_of(tmp_path / "c", [replace(rows[0], captions=["another"]), *rows[1:]])
     assert other.sha256 != plan.sha256
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["plan.jsonl", "rejected.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        "plan.jsonl", "rejected.jsonl", "remarks.jsonl",
+    ]  # fmt: skip
 
 
 def test_rows_of_the_same_stretch_become_one_clip(tmp_path):
@@ -54,12 +56,14 @@ def test_bad_rows_and_excluded_sources_are_listed(tmp_path):
         clip("a", source="youtube:1"), clip("b", source="youtube:2"), BadSample("table.csv:7", "has 3 cells"),
         clip("c", captions=["\ud800"]),
     ]  # fmt: skip
+    rows.append(BadSample("extra.csv:1", "describes no clip", clips=0))
     counted = []
     plan = plan_of(tmp_path, rows, exclude=frozenset(["youtube:2"]), on_row=lambda: counted.append(1))
-    assert [one.id for one in plan.shard(0)] == ["a"] and len(counted) == 4
+    assert [one.id for one in plan.shard(0)] == ["a"] and len(counted) == 5
     text = (tmp_path / "rejected.jsonl").read_text()
     assert '{"clip": "b", "reason": "its source youtube:2 is on an exclusion list"}' in text
     assert '{"clip": "table.csv:7", "reason": "has 3 cells"}' in text and "no Unicode" in text and plan.rejected == 3
+    assert "extra.csv:1" in (tmp_path / "remarks.jsonl").read_text() and "extra" not in text
 
 
 def test_no_rows(tmp_path):

@@ -198,7 +198,7 @@ def _list(rows: Iterator[Clip | BadSample], folder: Path, progress: bool) -> dic
         with (folder / REJECTED).open("wb") as rejected, clip_bar(None, progress, "rows") as on_row:
             for row in rows:
                 on_row()
-                counts["listed"] += 1
+                counts["listed"] += row.clips if isinstance(row, BadSample) else 1
                 if isinstance(row, BadSample):
                     rejected.write(as_reject(row))
                     reasons[kind_of(row.reason)] += 1

@@ -28,6 +28,8 @@ class Plan:
         counts: clips of each shard.
         sha256: of the manifest and of the rejected rows.
         rejected: rows that gave no clip.
+
+    A BadSample of 0 clips is a remark about a table, which costs no clip.
     """
 
     path: Path
@@ -61,7 +63,7 @@ def make_plan(
     exclude: frozenset[str] = frozenset(),
     on_row: Callable[[], object] = lambda: None,
 ) -> Plan:
-    """Writes `plan.jsonl` and `rejected.jsonl` into `folder`; the same rows give the same files.
+    """Writes `plan.jsonl`, `rejected.jsonl` and `remarks.jsonl` into `folder`; the same rows give the same files.
 
     Clips of the same id and the same stretch of sound become one, with all their captions and labels.
 
@@ -72,26 +74,29 @@ def make_plan(
         exclude: sources whose clips are rejected.
         on_row: is called after each row.
     """
-    path, rejected, sorter = folder / "plan.jsonl", folder / "rejected.jsonl", folder / "plan.sqlite"
-    offsets, count, at = [0], 0, 0
+    path, sorter = folder / "plan.jsonl", folder / "plan.sqlite"
+    offsets, count, at, bad = [0], 0, 0, 0
     digest = hashlib.sha256()
     sorter.unlink(missing_ok=True)
     database = sqlite3.connect(sorter, isolation_level=None)
     try:
         _sort(rows, database, exclude, on_row)
-        bad = 0
-        with rejected.open("wb") as rejects, path.open("wb") as file:
+        with (
+            (folder / "rejected.jsonl").open("wb") as rejects,
+            (folder / "remarks.jsonl").open("wb") as remarks,
+            path.open("wb") as file,
+        ):
             for clip in _joined(database):
                 if isinstance(clip, BadSample):
-                    rejects.write(line := as_reject(clip))
-                    bad += 1
+                    (rejects if clip.clips else remarks).write(line := as_reject(clip))
+                    bad += bool(clip.clips)
                 else:
                     if count and count % clips_per_shard == 0:
                         offsets.append(at)
                     at += file.write(line := as_line(clip).encode())
                     count += 1
                 digest.update(line)
-            for stream in (rejects, file):
+            for stream in (rejects, remarks, file):
                 stream.flush()
                 os.fsync(stream.fileno())
     finally:
@@ -127,7 +132,7 @@ def _sort(
             except UnicodeEncodeError as error:
                 row = BadSample(row.id, f"its text is no Unicode ({error}); read it again with the right encoding")
         if isinstance(row, BadSample):
-            database.execute("INSERT INTO rows VALUES (?, NULL, ?)", (b"", as_reject(row)))
+            database.execute("INSERT INTO rows VALUES (?, NULL, ?)", (bytes([row.clips > 0]), as_reject(row)))
         else:
             key = shard_key(row.id)
             place = hashlib.blake2b(key.encode(), digest_size=16).digest()
@@ -138,9 +143,9 @@ def _sort(
 
 def _joined(database: sqlite3.Connection) -> Iterator[Clip | BadSample]:
     """All rows in the plan's order; those of one key become one clip, or all but the first are rejected."""
-    for (line,) in database.execute("SELECT line FROM rows WHERE key IS NULL ORDER BY line"):
+    for counts, line in database.execute("SELECT place, line FROM rows WHERE key IS NULL ORDER BY line"):
         row = json.loads(line)
-        yield BadSample(row["clip"], row["reason"])
+        yield BadSample(row["clip"], row["reason"], counts[0])
     ordered = database.execute("SELECT key, line FROM rows WHERE key IS NOT NULL ORDER BY place, rowid")
     for key, group in itertools.groupby(ordered, lambda row: row[0]):
         clips = [from_line(line, key) for _, line in group]

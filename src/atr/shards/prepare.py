@@ -231,7 +231,7 @@ def _finish(plan: Plan, folder: Path, identity: dict[str, Any]) -> dict[str, Any
     work, sizes, clipped = folder / WORK, {}, 0
     rejected, remarks = work / REJECTED, work / "remarks.jsonl"
     reasons = Counter(kind_of(one.reason) for one in _rejects(rejected))
-    with rejected.open("ab") as rejects, remarks.open("wb") as remarked:
+    with rejected.open("ab") as rejects, remarks.open("ab") as remarked:
         for number in range(len(plan.counts)):
             tar = folder / f"{number:05d}.tar"
             outcome = json.loads(_outcome(tar).read_text())
