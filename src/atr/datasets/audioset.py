@@ -11,7 +11,7 @@ from atr.datasets.tables import Row, read_table, seconds, youtube_id
 from atr.errors import DataError
 from atr.types import BadSample, Clip
 
-_TABLES = "http://storage.googleapis.com/us_audioset/youtube_corpus/v1/csv"
+_TABLES = "https://storage.googleapis.com/us_audioset/youtube_corpus/v1/csv"
 _FILES = {
     "balanced_train": "balanced_train_segments.csv",
     "unbalanced_train": "unbalanced_train_segments.csv",

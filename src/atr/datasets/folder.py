@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from atr.datasets.corpus import Card, Raw
+from atr.datasets.corpus import Card, MissingSplit, Raw
 from atr.datasets.manifest import from_metadata
 from atr.datasets.own import ALL
 from atr.errors import DataError
@@ -44,7 +44,11 @@ def splits(raw: Raw) -> tuple[str, ...]:
 
 
 def read(raw: Raw, split: str) -> Iterator[Clip | BadSample]:
-    """The sounds of a split, by path; the id is the path below the root without suffix."""
+    """The sounds of a split, by path; the id is the path below the root without suffix.
+
+    Raises:
+        MissingSplit: there are none.
+    """
     named = {one for one in splits(raw) if one != ALL}
     classes = not any(_texts(path) for path in _sounds(raw.root, set()))
     before: Path | None = None
@@ -57,6 +61,8 @@ def read(raw: Raw, split: str) -> Iterator[Clip | BadSample]:
         label = [below.parts[-2]] if classes and len(below.parts) > (1 if split == ALL else 2) else []
         clip = Clip(id=below.with_suffix("").as_posix(), audio=str(path), labels=label, split=split)
         yield _described(clip, path, raw.encoding)
+    if before is None:
+        raise MissingSplit(f"{raw.root} holds no sound files for {split}; suffixes are {', '.join(AUDIO_SUFFIXES)}")
 
 
 def _sounds(root: Path, skipped: set[str]) -> Iterator[Path]:
