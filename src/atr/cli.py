@@ -91,7 +91,7 @@ def evaluate(
         page = write_report(report, evaluation, f"checkpoint: {checkpoint}\n", [])
         print(f"report {page}", file=sys.stderr)
     if as_json:
-        print(json.dumps(evaluation.scores.flat(), indent=2))
+        print(json.dumps(evaluation.flat(), indent=2))
     else:
         print_scores(evaluation)
 
