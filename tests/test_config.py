@@ -1,13 +1,17 @@
 """Every file under conf/ composes, every experiment instantiates, a mistyped key is answered with the valid ones."""
 
+import json
+
 import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from atr.config import compose_config, conf_dir, demo_dir
+from atr.config import compose_config, conf_dir, demo_dir, missing
 from atr.errors import UsageError
-from atr.experiment import build_data
-from tests.conftest import ROOT
+from atr.evaluation.run import evaluate_checkpoint
+from atr.experiment import build_data, train
+from atr.shards.write import write_shards
+from tests.conftest import ROOT, TINY, make_clips
 
 FILES = sorted(
     path.relative_to(conf_dir()).with_suffix("") for path in conf_dir().rglob("*.yaml") if path.parent != conf_dir()
@@ -85,6 +89,89 @@ def test_every_experiment_says_how_to_run_it_and_what_to_expect():
         head = path.read_text().split("defaults:")[0].split("name:")[0]
         assert f"python train.py{'' if path.stem == 'demo' else ' experiment=' + path.stem}" in head, path
         assert "Hardware" in head and "Expect" in head, path
+
+
+PRESETS = {  # name -> corpora of train and their clips' folders, corpora of test
+    "basic": (["data/audiocaps/train", "data/clotho/train"], ["audiocaps", "clotho"]),
+    "basic_laion": (
+        ["data/audiocaps/train", "data/clotho/train", "data/laion_audio/freesound_no_overlap",
+         "data/laion_audio/epidemic_sound_effects", "data/laion_audio/bbc", "data/laion_audio/audiostock"],
+        ["audiocaps", "clotho"],
+    ),
+    "basic_wavcaps": (
+        ["data/audiocaps/train", "data/clotho/train", "data/wavcaps/freesound", "data/wavcaps/bbc",
+         "data/wavcaps/soundbible", "data/wavcaps/audioset"],
+        ["audiocaps", "clotho"],
+    ),
+    "basic_acd_vs": (
+        ["data/audiocaps/train", "data/clotho/train", "data/auto_acd/train_vggsound"],
+        ["audiocaps", "clotho", "auto_acd"],
+    ),
+    "basic_acd": (
+        ["data/audiocaps/train", "data/clotho/train", "data/auto_acd/train"], ["audiocaps", "clotho", "auto_acd"]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("experiment", ["atr_pretrain", "finetune_audiocaps", "finetune_clotho"])
+def test_the_papers_data_compose_with_its_experiments(preset, experiment):
+    cfg = compose_config([f"experiment={experiment}", f"data={preset}", "init=null"])
+    folders, tests = PRESETS[preset]
+    assert [folder for corpus in cfg.data.train.values() for folder in corpus] == folders
+    assert list(cfg.data.train)[:2] == ["audiocaps", "clotho"] and list(cfg.data.test) == tests
+    assert cfg.data.validation == {"audiocaps": ["data/audiocaps/validation"], "clotho": ["data/clotho/validation"]}
+    assert missing(cfg) == [] and cfg.data.batch_size == 768 and cfg.name == experiment
+
+
+def test_each_experiment_has_its_own_data():
+    acd = compose_config(["experiment=atr_pretrain"]).data
+    assert list(acd.train) == ["audiocaps", "clotho", "auto_acd"] and acd.train.auto_acd == ["data/auto_acd/train"]
+    for name in ("audiocaps", "clotho"):
+        data = compose_config([f"experiment=finetune_{name}"]).data
+        assert (data.train, data.validation, data.test) == tuple(
+            [f"data/{name}/{split}"] for split in ("train", "validation", "test")
+        )
+    assert compose_config().data.validation is None
+
+
+def test_folders_on_the_command_line_take_the_place_of_a_presets_corpora():
+    cfg = compose_config(["experiment=atr_pretrain", "data.train=[x]", "data.test={audiocaps: [y]}"])
+    assert cfg.data.train == ["x"] and cfg.data.test == {"audiocaps": ["y"]}
+    assert compose_config(["experiment=atr_pretrain", "+data.test.more=[z]"]).data.test.more == ["z"]
+
+
+def test_every_preset_says_where_its_folders_come_from():
+    for name in PRESETS:
+        text = (conf_dir() / "data" / f"{name}.yaml").read_text()
+        head = text.split("defaults:")[0]
+        assert "Table 2" in head and "atr prepare clotho --root RAW/clotho --out data/clotho" in head
+
+
+def test_a_run_on_the_basic_preset_scores_each_corpus(tmp_path, monkeypatch):
+    """Tones stand in for the corpora; the folders are those that the preset names."""
+    clips = make_clips(tmp_path / "sounds", 16)
+    parts = {"train": (clips[:12], clips[12:]), "validation": (clips[:6], clips[6:9]), "test": (clips[:5], clips[9:12])}
+    for split, (audiocaps, clotho) in parts.items():
+        write_shards(audiocaps, tmp_path / "data" / "audiocaps" / split, codec="flac")
+        write_shards(clotho, tmp_path / "data" / "clotho" / split, codec="flac")
+    monkeypatch.chdir(tmp_path)
+    cfg = compose_config([
+        "experiment=atr_pretrain", "data=basic", "init=null", "run_dir=run", *TINY, "data.batch_size=8",
+        "data.num_workers=0", "trainer.max_epochs=1", "trainer.accelerator=cpu", "trainer.precision=32-true",
+        "trainer.log_every_n_steps=1", "schedule.warmup_steps=1", "augment=none",
+    ])  # fmt: skip
+    numbers = train(cfg)
+    assert (numbers["audiocaps/clips"], numbers["clotho/clips"], numbers["clips"]) == (5, 3, 8)
+    assert numbers["clotho/retrieval/t2a/candidates"] == 3 and 0 <= numbers["audiocaps/retrieval/a2t/R@10"] <= 1
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == numbers
+    columns = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"train/audiocaps/loss", "train/clotho/loss", "validation/audiocaps/retrieval/t2a/R@1",
+            "validation/clotho/retrieval/t2a/mAP@10", "validation/retrieval/t2a/mAP@10"} <= set(columns)  # fmt: skip
+    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    assert "<td>clotho text → audio</td>" in page and "<td>all together audio → text</td>" in page
+    again = evaluate_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")  # the run's own test corpora
+    assert {name: scores.clips for name, scores in again.by_corpus.items()} == {"audiocaps": 5, "clotho": 3}
 
 
 def test_several_corpora_by_name_take_the_place_of_a_list():

@@ -153,6 +153,34 @@ def train(context: typer.Context) -> None:
     launch(context.args)
 
 
+@app.command()
+def stats(
+    places: Annotated[list[Path], typer.Argument(help="Manifests (.jsonl), shard folders or tars.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write index.html into: the table and pictures.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Clips, hours, captions, words and environments of manifests and shard folders, one row each.
+
+    atr stats data/audiocaps/train data/clotho/train
+
+    atr stats data/clotho/train.jsonl --out statistics
+    """
+    from atr.datasets.manifest import read_clips
+    from atr.datasets.statistics import describe
+    from atr.datasets.statistics_page import print_statistics, write_page
+    from atr.types import BadSample
+
+    bad: dict[str, list[BadSample]] = {str(place): [] for place in places}
+    found = {str(place): describe(read_clips(place, bad[str(place)])) for place in places}
+    if out is not None:
+        print(f"page {write_page(out, found, bad)}", file=sys.stderr)
+    if as_json:
+        rows = {name: one.numbers() | {"bad": len(bad[name])} for name, one in found.items()}
+        print(json.dumps(rows, indent=2))
+    else:
+        print_statistics(found, bad)
+
+
 @app.command("eval")
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A .ckpt that training wrote.")],
@@ -178,7 +206,7 @@ def evaluate(
         page = write_report(report, evaluation, f"checkpoint: {checkpoint}\n", [])
         print(f"report {page}", file=sys.stderr)
     if as_json:
-        print(json.dumps(evaluation.scores.flat(), indent=2))
+        print(json.dumps(evaluation.flat(), indent=2))
     else:
         print_scores(evaluation)
 

@@ -66,11 +66,14 @@ def missing(cfg: DictConfig) -> list[str]:
 
 
 def replaced(overrides: Sequence[str]) -> list[str]:
-    """`data.train={…}` as `~data.train` and `+data.train={…}`: Hydra would merge the mapping into a list, and fail."""
+    """`data.train={…}` and `data.train=[…]` with `data.train=null` before it.
+
+    What stands there may be the other of the two, and Hydra would merge them, and fail; or keep corpora not named here.
+    """
     result: list[str] = []
     for text in overrides:
-        mapping = re.match(r"(data\.(?:train|validation|test))=\s*\{", text)
-        result += [f"~{mapping[1]}", f"+{text}"] if mapping else [text]
+        whole = re.match(r"(data\.(?:train|validation|test))=\s*[\[{]", text)
+        result += [f"{whole[1]}=null", text] if whole else [text]
     return result
 
 

@@ -116,7 +116,7 @@ def finish(
         model, data.evaluation_loader("test"), data.ledger("test", cfg.bad_samples), cfg.evaluation.templates,
         cfg.evaluation.labels,
     )  # fmt: skip
-    numbers = evaluation.scores.flat()
+    numbers = evaluation.flat()
     (run_dir / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
     page = write_report(run_dir, evaluation, OmegaConf.to_yaml(cfg), remarks)
     print_scores(evaluation)

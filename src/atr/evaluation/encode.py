@@ -46,6 +46,13 @@ def join_set(model: Clap, parts: Sequence[Part], device: torch.device) -> Encode
     )
 
 
+def by_corpus(encoded: Encoded) -> dict[str, Encoded]:
+    """Corpus -> its clips with their captions; empty when there is one corpus only."""
+    corpora = [sample.corpus for sample in encoded.samples]
+    names = sorted(set(corpora)) if len(set(corpora)) > 1 else []
+    return {name: encoded.of([row for row, corpus in enumerate(corpora) if corpus == name]) for name in names}
+
+
 @torch.inference_mode()
 def encode_labels(model: Clap, labels: Sequence[str], templates: Sequence[str], device: torch.device) -> Tensor:
     """One vector per label: the normalised mean over the templates, `(C, D)` on the CPU.

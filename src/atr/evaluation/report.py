@@ -62,6 +62,7 @@ def write_report(run_dir: Path, evaluation: Evaluation, config: str, remarks: li
         scores=scores,
         retrieval=scores.retrieval,
         zero_shot=scores.zero_shot,
+        retrievals=retrievals(evaluation),
         curves=[(name, _uri(png, "image/png")) for name, png in drawn if png],
         confusion=_uri(confusion, "image/png") if confusion else None,
         similarity=_uri(similarity, "image/png") if similarity else None,
@@ -73,6 +74,12 @@ def write_report(run_dir: Path, evaluation: Evaluation, config: str, remarks: li
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def retrievals(evaluation: Evaluation) -> list[tuple[str, dict[str, float]]]:
+    """Retrieval numbers of each corpus, and of the whole set, whose name is empty where it is the only one."""
+    parts = {**evaluation.by_corpus, "all together" if evaluation.by_corpus else "": evaluation.scores}
+    return [(name, scores.retrieval) for name, scores in parts.items() if scores.retrieval]
 
 
 def hear(evaluation: Evaluation) -> list[Heard]:

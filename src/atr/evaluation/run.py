@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from atr.checkpoint import build_model, read_checkpoint
 from atr.errors import UsageError
-from atr.evaluation.encode import Part, check_templates, encode_clips, join_set
+from atr.evaluation.encode import Part, by_corpus, check_templates, encode_clips, join_set
 from atr.evaluation.scores import Scores, score
 from atr.models.clap import Clap
 from atr.pipeline.datamodule import AudioTextData
@@ -26,13 +27,24 @@ KEPT_WAVEFORMS = 12  # clips whose sound the report plays
 
 @dataclass
 class Evaluation:
-    """Scores, the embeddings behind them, and the sound of a few clips spread over the set."""
+    """Scores, the embeddings behind them, and the sound of a few clips spread over the set.
+
+    Attributes:
+        scores: of the whole set.
+        by_corpus: of each corpus by itself, among its own clips and captions; empty when there is one only.
+    """
 
     scores: Scores
+    by_corpus: dict[str, Scores]
     encoded: Encoded
     waveforms: dict[int, np.ndarray]  # row -> int16 (T,)
     sample_rate: int  # Hz
     remarks: list[str]
+
+    def flat(self) -> dict[str, float]:
+        """Name -> number, e.g. `retrieval/t2a/R@1`; of several corpora also `clotho/retrieval/t2a/R@1`, …."""
+        parts = {f"{name}/{key}": v for name, scores in self.by_corpus.items() for key, v in scores.flat().items()}
+        return self.scores.flat() | parts
 
 
 def evaluate(
@@ -67,6 +79,7 @@ def evaluate(
     encoded = join_set(model, parts, device)
     return Evaluation(
         score(model, encoded, templates, device, labels),
+        {name: score(model, part, templates, device, labels) for name, part in by_corpus(encoded).items()},
         encoded,
         waveforms,
         model.mel.sample_rate,
@@ -81,22 +94,26 @@ def mono(waveform: Tensor) -> np.ndarray:
 
 def print_scores(evaluation: Evaluation) -> None:
     """The numbers as a table on the screen."""
-    scores = evaluation.scores
-    table = Table(title=f"{scores.clips} clips, {scores.captions} captions", title_justify="left")
+    console = Console()
+    for name, scores in {**evaluation.by_corpus, "": evaluation.scores}.items():
+        _print(console, f"{name}: " if name else "all together: " if evaluation.by_corpus else "", scores)
+    for line in evaluation.remarks:
+        console.print(line, highlight=False, markup=False)
+
+
+def _print(console: Console, name: str, scores: Scores) -> None:
+    table = Table(title=f"{name}{scores.clips} clips, {scores.captions} captions", title_justify="left")
     for column in ("", "R@1", "R@5", "R@10", "mAP@10", "median rank"):
         table.add_column(column, justify="left" if not column else "right")
     for name, title in (("t2a", "text → audio"), ("a2t", "audio → text")):
         if r := scores.retrieval:
             cells = [f"{r[f'{name}/{key}']:.3f}" for key in ("R@1", "R@5", "R@10", "mAP@10")]
             table.add_row(title, *cells, f"{r[f'{name}/median_rank']:.0f} of {r[f'{name}/candidates']}")
-    console = Console()
     if scores.retrieval:
         console.print(table)
     if zs := scores.zero_shot:
         console.print(f"zero-shot   accuracy {zs.accuracy:.3f} ({zs.clips} clips, {len(zs.labels)} labels, chance "
                       f"{zs.chance:.3f}, prompt {scores.templates[0]!r})", highlight=False)  # fmt: skip
-    for line in evaluation.remarks:
-        console.print(line, highlight=False, markup=False)
 
 
 def evaluate_checkpoint(path: str | Path, folders: Sequence[str] = (), templates: Sequence[str] = ()) -> Evaluation:
@@ -111,11 +128,11 @@ def evaluate_checkpoint(path: str | Path, folders: Sequence[str] = (), templates
     model = build_model(checkpoint)
     templates = check_templates(list(templates) or cfg.evaluation.templates)
     only_labels = [] if folders else cfg.data.only_labels  # the run's choice belongs to the run's test set
-    folders = list(folders) or list(cfg.data.test)
-    if not folders:
+    test = list(folders) or OmegaConf.to_container(cfg.data).get("test")  # type: ignore[union-attr]
+    if not test:
         raise UsageError(f"{path} was trained without a test set; name shard folders with --data")
     data = AudioTextData(
-        [], [], folders, model.text.tokenizer, cfg.data.seconds, cfg.data.sample_rate, cfg.data.batch_size,
+        [], [], test, model.text.tokenizer, cfg.data.seconds, cfg.data.sample_rate, cfg.data.batch_size,
         cfg.data.seed, only_labels=only_labels,
     )  # fmt: skip
     return evaluate(

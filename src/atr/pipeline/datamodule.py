@@ -26,15 +26,15 @@ from atr.shards.forks import available_processors
 from atr.shards.read import Folders, ShardSet
 from atr.shards.remote import is_remote
 
-SetFolders = str | Folders
+SetFolders = str | Folders | None
 
 
 class AudioTextData(pl.LightningDataModule):
     """Training, validation and test sets.
 
     Args:
-        train, validation, test: shard folders or URLs, or those of several corpora by name; an empty list leaves
-            the set out.
+        train, validation, test: shard folders or URLs, or those of several corpora by name; an empty list or None
+            leaves the set out.
         tokenizer: of the model's text encoder.
         seconds: what the model listens to, s.
         sample_rate: Hz.
@@ -190,6 +190,8 @@ class AudioTextData(pl.LightningDataModule):
 
 def by_corpus(folders: SetFolders) -> dict[str, Sequence[str | Path]]:
     """One folder, a list of them, or lists by name -> lists by name."""
+    if not folders:
+        return {}
     if isinstance(folders, str):
         return {"": [folders]}
     if isinstance(folders, Mapping):

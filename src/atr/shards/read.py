@@ -114,6 +114,12 @@ class ShardSet:
             raise DataError(f"its json is a {type(meta).__name__}, not an object")
         return meta
 
+    def length(self, number: int) -> tuple[int, int]:
+        """Frames and sample rate (Hz) of a sample's sound; 0 where its header does not tell."""
+        shard, row = self._place(number)
+        place = self.indexes[shard].rows[row]
+        return max(0, int(place["frames"])), max(0, int(place["sample_rate"]))
+
     def another(self, number: int, rng: np.random.Generator) -> int:
         """The number of a random sample of the same corpus."""
         shards = np.flatnonzero(self.corpus_of_shard == self.corpus_of_shard[self._place(number)[0]])

@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from atr.errors import UsageError
-from atr.evaluation.encode import Part, encode_clips, join_set
+from atr.evaluation.encode import Part, by_corpus, encode_clips, join_set
 from atr.evaluation.scores import gather_ranks, score
 from atr.losses import InfoNCE, Rows, SigmoidLoss
 from atr.models.clap import Clap
 from atr.optim import WarmupCosine, parameter_groups
 from atr.pipeline.collate import ids
 from atr.tasks.resume import rewind
-from atr.types import Batch, Encoded
+from atr.types import Batch
 
 
 class ContrastiveTask(pl.LightningModule):
@@ -92,9 +92,10 @@ class ContrastiveTask(pl.LightningModule):
         encoded = join_set(self.model, gather_ranks(self._parts), self.device)
         self._parts = []
         # Logged on every rank, as each decides on its own which checkpoint is the best.
-        for prefix, part in {"validation": encoded, **by_corpus(encoded)}.items():
+        for corpus, part in {"": encoded, **by_corpus(encoded)}.items():
+            prefix = f"validation/{corpus}/" if corpus else "validation/"
             scores = score(self.model, part, self.templates, self.device)
-            self.log_dict({f"{prefix}/{name}": float(value) for name, value in scores.flat().items()})
+            self.log_dict({f"{prefix}{name}": float(value) for name, value in scores.flat().items()})
 
     def configure_optimizers(self) -> Any:
         """The optimizer over two weight-decay groups, its schedule stepping with it."""
@@ -114,10 +115,3 @@ class ContrastiveTask(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what is needed to use the weights without this run."""
         checkpoint["atr"] = self.provenance
-
-
-def by_corpus(encoded: Encoded) -> dict[str, Encoded]:
-    """`validation/NAME` -> the clips of that corpus with their captions; empty when there is one corpus only."""
-    corpora = [sample.corpus for sample in encoded.samples]
-    names = sorted(set(corpora)) if len(set(corpora)) > 1 else []
-    return {f"validation/{name}": encoded.of([row for row, c in enumerate(corpora) if c == name]) for name in names}
