@@ -7,6 +7,7 @@ again, so that the whole corpus stays under 16 MB; the two clips under the Sampl
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -22,8 +23,11 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from atr.datasets.esc10 import load, read_attributions
+from atr.datasets.audio_files import AudioFiles
+from atr.datasets.corpus import Raw
+from atr.datasets.esc10 import Attribution, read, read_attributions
 from atr.shards.write import write_shards
+from atr.types import BadSample, Clip
 
 HERE = Path(__file__).parent
 SAMPLE_RATE = 32_000  # Hz
@@ -47,19 +51,28 @@ def main(root: Path) -> None:
     """Writes shards, attribution and tokenizer."""
     captions = yaml.safe_load((HERE / "captions.yaml").read_text())
     shutil.rmtree(HERE / "esc10", ignore_errors=True)
-    clips = [clip for clip in load(root, captions) if "Sampling+" not in clip.licence]
+    raw = Raw(root, AudioFiles(root))
+    kept: set[str] = set()
     for fold in FOLDS:
         folder = HERE / "esc10" / f"fold{fold}"
-        chosen = [clip for clip in clips if clip.split == folder.name]
+        clips = list(read(raw, folder.name))
+        if bad := [one for one in clips if isinstance(one, BadSample)]:
+            sys.exit(f"not as published: {bad}")
+        chosen = [
+            replace(clip, captions=captions[clip.labels[0]])
+            for clip in clips
+            if isinstance(clip, Clip) and "Sampling+" not in clip.licence
+        ]
+        kept.update(clip.id for clip in chosen)
         written = write_shards(chosen, folder, codec="ogg", sample_rate=SAMPLE_RATE)
         if written.rejected:
             sys.exit(f"rejected: {written.rejected}")
         print(f"{folder}: {written.clips} clips")
-    kept = {f"{clip.id}.ogg" for clip in clips}
+    attributions = [one for one in read_attributions(root) if isinstance(one, Attribution)]
     rows = [
         f"| {a.file.removesuffix('.ogg')} | [{a.title.replace('|', '/')}]({a.url}) | {a.author} | {a.licence} |"
-        for a in read_attributions(root)
-        if a.file in kept
+        for a in sorted(attributions, key=lambda one: one.file)
+        if a.file.removesuffix(".ogg") in kept
     ]
     (HERE / "esc10" / "ATTRIBUTION.md").write_text(HEAD + "\n".join(rows) + "\n")
     make_tokenizer([text for texts in captions.values() for text in texts], HERE / "tokenizer")

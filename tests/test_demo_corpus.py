@@ -23,7 +23,10 @@ def test_398_clips_in_five_folds_that_share_no_recording():
     sources = [{clip["source"] for clip in fold} for fold in folds]
     assert not any(a & b for i, a in enumerate(sources) for b in sources[:i])
     assert all(
-        clip["title"] and clip["source"].isdigit() and clip["split"] == f.name
+        clip["title"]
+        and clip["source"] == f"freesound:{clip['id'].split('-')[1]}"
+        and clip["file"] == f"{clip['id']}.ogg"
+        and clip["split"] == f.name
         for f, c in zip(FOLDS, folds, strict=True)
         for clip in c
     )

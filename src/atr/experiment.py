@@ -17,9 +17,10 @@ from atr.errors import AtrError, CheckpointError, UsageError
 from atr.evaluation.encode import check_candidates, check_templates
 from atr.evaluation.run import Evaluation, evaluate, print_scores
 from atr.models.clap import Clap
-from atr.pipeline.datamodule import AudioTextData, available_processors
+from atr.pipeline.datamodule import AudioTextData
 from atr.pipeline.ledger import list_bad
 from atr.provenance import data_hashes, environment
+from atr.shards.forks import available_processors
 from atr.tasks.callbacks import CountBad, SaveEverySteps, SaveWhenStopped, StepProgress
 from atr.tasks.contrastive import ContrastiveTask
 from atr.tasks.resume import WholeFiles

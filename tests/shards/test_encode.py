@@ -139,9 +139,10 @@ def test_what_is_no_usable_sound_is_said(tmp_path):
     assert reason("one.wav", start=0.5, end=0.5) == "/one.wav: no samples in it between 0.5 s and 0.5 s"
     assert reason("one.wav", start=-0.5) == "/one.wav: starts at -0.5 s, before the file does; give 0 or more"
     for codec in ("flac", "keep"):
-        assert reason("text.wav", codec) == "/text.wav: cannot be read or encoded (Format not recognised.)"
         assert reason("gone.wav", codec) == "/gone.wav: cannot be read (No such file or directory)"
         assert reason("folder.wav", codec) == "/folder.wav: cannot be read (Is a directory)"
+    assert reason("text.wav").startswith("/text.wav: cannot be decoded (Format not recognised.); convert it to wav, ")
+    assert reason("text.wav", "keep") == "/text.wav: cannot be read or encoded (Format not recognised.)"
     assert "suffix .txt cannot be kept; allowed are flac, wav" in reason("a.txt", "keep")
     assert "cannot cut out 0.5 to None s" in reason("one.wav", "keep", start=0.5)
 

@@ -109,13 +109,13 @@ def test_what_cannot_be_stored_is_listed_with_its_reason(tmp_path):
     soundfile.write(tmp_path / "nan.wav", np.full(100, np.nan, np.float32), 16_000, subtype="FLOAT")
     (tmp_path / "text.wav").write_text("no sound")
     bad = [Clip(id=name, audio=str(tmp_path / f"{name}.wav")) for name in ("empty", "nan", "text", "missing")]
-    bad += [replace(good[0], id="x" * 96), replace(good[0], id="surrogate", captions=["\ud800"])]
+    bad += [replace(good[0], id=""), replace(good[0], id="surrogate", captions=["\ud800"])]
     result = write_shards([*good, *bad], tmp_path / "out", codec="flac")
     assert result.clips == 2
     reasons = {one.key: one.reason for one in result.rejected}
     assert set(reasons) == {clip.id for clip in bad}
     assert "no samples" in reasons["empty"] and "NaN" in reasons["nan"]
-    assert "its id has 96 characters; a tar takes 1 to 95" in reasons["x" * 96]
+    assert "its id is empty" in reasons[""]
     assert "no Unicode" in reasons["surrogate"]
     again = write_shards([*good, *bad], tmp_path / "again", codec="flac", clips_per_shard=2, workers=2)
     assert again.rejected == result.rejected
@@ -341,6 +341,8 @@ def test_the_bar_is_drawn_on_a_terminal_only(tmp_path, clips, monkeypatch, capsy
 
 def test_keys_hold_nothing_that_ends_them_early():
     assert shard_key("a.b/c d-1_é") == "a_b_c_d-1_é"
+    long = [shard_key("x" * 200 + end) for end in "ab"]
+    assert long[0] != long[1] and all(len(key) == 95 and key.startswith("x" * 78 + "-") for key in long)
 
 
 def test_stereo_stays_stereo(tmp_path):
@@ -357,6 +359,9 @@ def test_a_stretch_of_a_file_is_cut_out(tmp_path, clips):
     sample = next(iter(webdataset.WebDataset(str(tmp_path / "out" / "00000.tar"), shardshuffle=False)))
     stored, _ = soundfile.read(io.BytesIO(sample["flac"]), dtype="float32")
     np.testing.assert_allclose(stored, wave[16_000:24_000], atol=1e-4)
+    meta = json.loads(sample["json"])
+    assert (meta["start"], meta["end"], meta["duration"], meta["sample_rate"]) == (1.0, 1.5, 0.5, 16_000)
+    assert meta["file"] == "long.wav"
     assert "cannot cut" in write_shards([clip], tmp_path / "kept", codec="keep").rejected[0].reason
 
 

@@ -3,7 +3,7 @@
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +14,8 @@ from atr.types import BadSample, Clip
 
 SLACK = 1.0  # s; a file may be longer by this than the stretch that it holds
 _IN_BRACKETS = re.compile(r"\[([A-Za-z0-9_-]{11})\]$")  # `Title [id].webm`
+_WITH_TIMES = re.compile(r"Y?([A-Za-z0-9_-]{11})(_\d+(\.\d+)?){1,2}")  # `id_30_40`
+_ANY_TIMES = "\0"  # before an id: the stems that have times behind it; no file name holds it
 
 
 class AudioFiles:
@@ -28,26 +30,42 @@ class AudioFiles:
         self.folder = folder
         self._names: sqlite3.Connection | None = None
 
-    def named(self, clip: Clip, name: str) -> Clip | BadSample:
-        """The clip with its file: that of this path below the folder, or of this name, whatever its suffix."""
+    def named(
+        self, clip: Clip, name: str, inside: Collection[str] = (), outside: Collection[str] = ()
+    ) -> Clip | BadSample:
+        """The clip with its file: that of this path below the folder, or of this name, whatever its suffix.
+
+        Of several, those with the very suffix come first, then those in the folder that the name begins with (one
+        without means the top).
+
+        Args:
+            clip: without `audio`.
+            name: as the table has it.
+            inside: names of folders; of several files, those below one of them come first.
+            outside: names of folders; what lies below one of them belongs to another part of the corpus.
+        """
         if self.folder is None:
             return replace(clip, audio=name)
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts:
             return BadSample(clip.id, f"{name!r} leaves the folder {self.folder}; names must stay below it")
-        if (exact := self.folder / path).is_file():
+        exact = self.folder / path
+        if os.path.isfile(exact):  # unlike Path's, it takes names that no file system does
             return replace(clip, audio=str(exact))
         found = self._find(path.stem if path.suffix[1:].lower() in AUDIO_SUFFIXES else path.name)
-        if len(found) > 1:  # the folders may tell them apart
-            inner = [one for one in found if one.parent == (self.folder / path).parent]
-            found = inner or found
+        places = {one: one.parent.relative_to(self.folder).parts for one in found}
+        found = [one for one in found if not set(places[one]) & set(outside)]
+        found = [one for one in found if set(places[one]) & set(inside)] or found
+        found = [one for one in found if one.name == path.name] or found
+        found = [one for one in found if _ends_with(places[one], path.parent.parts)] or found
         return self._only(clip, found, name)
 
     def video(self, clip: Clip, video: str, start: float | None, end: float | None) -> Clip | BadSample:
         """The clip with its file and the stretch to cut out of it, found by YouTube id.
 
-        A name with the times in it (`ID_30`, `ID_30_40`, `ID_30000_40000`, `ID_000030`) is the stretch itself. `ID` and
-        `Title [ID]` are the stretch when they are no longer than it, else the whole video. Each may begin with `Y`.
+        A name with the times in it (`ID_30`, `ID_30_40`, `ID_30_10` with the length, `ID_30000_40000`, `ID_000030`) is
+        the stretch itself. `ID` and `Title [ID]` are the stretch when they are no longer than it, else the whole video.
+        All but the last may begin with `Y`. Where the table tells no times, a name with any times will do.
 
         Args:
             clip: without `audio`.
@@ -63,8 +81,19 @@ class AudioFiles:
         for stem in (video, f"Y{video}"):
             if found := self._find(stem):
                 placed = self._only(clip, found, video)
-                return placed if isinstance(placed, BadSample) else _cut(placed, start, end)
+                return placed if isinstance(placed, BadSample) else cut(placed, start, end)
+        if start is None and (found := self._find(_ANY_TIMES + video)):
+            return self._only(clip, found, video)
         return BadSample(clip.id, f"no file for video {video!r} below {self.folder}")
+
+    def paths(self) -> list[Path]:
+        """All sound files, sorted: for corpora whose labels stand in the names. None where there is no folder."""
+        if self.folder is None:
+            return []
+        if self._names is None:
+            self._names = _index(self.folder)
+        rows = self._names.execute("SELECT DISTINCT path FROM files ORDER BY path")
+        return [self.folder / os.fsdecode(path) for (path,) in rows]
 
     def _only(self, clip: Clip, found: list[Path], name: str) -> Clip | BadSample:
         if not found:
@@ -78,7 +107,11 @@ class AudioFiles:
         assert self.folder is not None
         if self._names is None:
             self._names = _index(self.folder)
-        rows = self._names.execute("SELECT path FROM files WHERE stem = ? ORDER BY path", (os.fsencode(stem),))
+        try:
+            key = os.fsencode(stem)
+        except UnicodeEncodeError:  # a lone half of a surrogate pair, from JSON
+            return []
+        rows = self._names.execute("SELECT path FROM files WHERE stem = ? ORDER BY path", (key,))
         return [self.folder / os.fsdecode(path) for (path,) in rows]
 
 
@@ -98,7 +131,13 @@ def _index(folder: Path) -> sqlite3.Connection:
 
 
 def _sound_files(folder: Path) -> Iterator[tuple[bytes, bytes]]:
+    seen = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
+        about = os.stat(parent)
+        if (about.st_dev, about.st_ino) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add((about.st_dev, about.st_ino))
         folders.sort()
         for name in files:
             stem, suffix = os.path.splitext(name)
@@ -107,23 +146,36 @@ def _sound_files(folder: Path) -> Iterator[tuple[bytes, bytes]]:
                 yield os.fsencode(stem), path
                 if match := _IN_BRACKETS.search(stem):
                     yield os.fsencode(match[1]), path
+                elif match := _WITH_TIMES.fullmatch(stem):
+                    yield os.fsencode(_ANY_TIMES + match[1]), path
+
+
+def _ends_with(parts: tuple[str, ...], end: tuple[str, ...]) -> bool:
+    return parts[len(parts) - len(end) :] == end if end else not parts
 
 
 def _with_times(video: str, start: float | None, end: float | None) -> Iterator[str]:
     """The names under which people keep the stretch of a video."""
     if start is None:
         return
+    starts = [(start,)] if end is None else [(start,), (start, end), (start, end - start)]
     for name in (video, f"Y{video}"):
-        for times in [(start,), (start, end)] if end is not None else [(start,)]:
-            yield "_".join([name, *(f"{time:g}" for time in times)])
+        for times in starts:
+            yield "_".join([name, *(f"{time:.3f}".rstrip("0").rstrip(".") for time in times)])
             yield "_".join([name, *(f"{time:.1f}" for time in times)])
             yield "_".join([name, *(f"{time:.3f}" for time in times)])
             yield "_".join([name, *(f"{round(time * 1000)}" for time in times)])
             yield "_".join([name, *(f"{round(time):06d}" for time in times)])
 
 
-def _cut(clip: Clip, start: float | None, end: float | None) -> Clip | BadSample:
-    """Is the clip's file the stretch already, or does it have to be cut out of it?"""
+def cut(clip: Clip, start: float | None, end: float | None) -> Clip | BadSample:
+    """The clip, whose file is the stretch already, or with the times at which it has to be cut out of the file.
+
+    Args:
+        clip: with its file.
+        start: s in the recording; None when nobody knows: then the file is taken as it is.
+        end: s in the recording.
+    """
     if start is None:
         return clip
     try:

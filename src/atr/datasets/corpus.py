@@ -5,7 +5,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -125,3 +125,15 @@ def need_file(path: Path, what: str) -> Path:
     if not path.is_file():
         raise MissingSplit(f"{path} is missing: {what}")
     return path
+
+
+def find_file(root: Path, names: Sequence[str], what: str) -> Path:
+    """The first of these names below `root` where a file is: archives and repositories lay them out differently.
+
+    Raises:
+        MissingSplit: there is none; `what` says what it should be.
+    """
+    for name in names:
+        if (root / name).is_file():
+            return root / name
+    raise MissingSplit(f"{root} holds no {' or '.join(names)}: {what}")

@@ -1,22 +1,29 @@
-"""ESC-10: 400 five-second clips of 10 classes in 5 folds (K. J. Piczak, DOI 10.7910/DVN/YDEPUT).
-
-Licence: CC BY 3.0 for the set; each clip is CC0, CC BY or Sampling+ by its author (`README.txt`, section
-"Clip attribution"). Sampling rate 44.1 kHz, mono, OGG Vorbis. Labels, no captions. Clips of one recording
-share a fold. Homepage: https://github.com/karoldvl/ESC-10
-"""
+"""ESC-10: 400 five-second clips of ten classes. Its publisher's folder holds `README.txt` and a folder per class."""
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from atr.errors import DataError
-from atr.types import Clip
+from atr.datasets.corpus import Card, Raw, need_file
+from atr.types import BadSample, Clip
 
 LABELS = (
     "baby_cry", "chainsaw", "clock_tick", "dog_bark", "fire_crackling",
     "helicopter", "person_sneeze", "rain", "rooster", "sea_waves",
 )  # fmt: skip
+CARD = Card(
+    name="ESC-10",
+    homepage="https://github.com/karoldvl/ESC-10",
+    licence="CC BY 3.0 for the set; each clip is CC0, CC BY or Sampling+ by its author (README.txt)",
+    splits=("fold1", "fold2", "fold3", "fold4", "fold5"),
+    captions="none: labels",
+    citation="Piczak: ESC: Dataset for Environmental Sound Classification. ACM MM 2015, doi 10.1145/2733373.2806390",
+    faults=(
+        "two clips are under Sampling+, which forbids advertising use and is retired; the demo corpus leaves them out",
+        "files are 3.6 to 7.2 s long, not 5 s",
+    ),
+)
 _ATTRIBUTION = re.compile(
     r"^- \[(?P<file>(?P<fold>\d)-(?P<source>\d+)-[A-Z]\.ogg)\]:\s+clip derived from (?P<title>.*) "
     r"\((?P<url>https?://\S+)\) by (?P<author>.*) \[(?P<licence>[^\]]+)\]\s*$"
@@ -36,48 +43,44 @@ class Attribution:
     licence: str
 
 
-def read_attributions(root: Path) -> list[Attribution]:
-    """The attribution lines of the publisher's `README.txt`, by file name.
+def read_attributions(root: Path) -> Iterator[Attribution | BadSample]:
+    """The attribution lines of the publisher's `README.txt`, and those lines of that section of another form.
 
     Raises:
-        DataError: the file is missing, or a line of that section has another form.
+        MissingSplit: the file is missing.
     """
-    path = root / "README.txt"
-    if not path.is_file():
-        raise DataError(f"{path} is missing; {root} should be the publisher's ESC-10 folder")
-    found = []
+    path = need_file(
+        root / "README.txt", "the publisher's ESC-10 folder should hold it, beside ten folders of ogg files"
+    )
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         if match := _ATTRIBUTION.match(line):
             fields = match.groupdict()
-            found.append(Attribution(**fields | {"fold": int(fields["fold"])}))  # type: ignore[arg-type]
+            yield Attribution(**fields | {"fold": int(fields["fold"])})  # type: ignore[arg-type]
         elif line.startswith("- [") and ".ogg]" in line:
-            raise DataError(f"{path}:{number}: not an attribution line as expected: {line.strip()!r}")
-    return sorted(found, key=lambda attribution: attribution.file)
+            yield BadSample(f"{path}:{number}", f"is no attribution as expected: {line.strip()!r}")
 
 
-def load(root: Path, captions: Mapping[str, Sequence[str]]) -> list[Clip]:
-    """The publisher's folder -> clips, `split` = `fold1` … `fold5`, `source` = Freesound id.
-
-    Args:
-        root: holds `README.txt` and a folder per class.
-        captions: for each label what its clips are given; the publisher has none.
-
-    Raises:
-        DataError: a sound file is missing, or a class has no captions.
-    """
-    if missing := set(LABELS) - set(captions):
-        raise DataError(f"no captions for {', '.join(sorted(missing))}")
-    files = {path.name: path for label in LABELS for path in sorted((root / label).glob("*.ogg"))}
-    clips = []
-    for one in read_attributions(root):
-        if one.file not in files:
-            raise DataError(f"{root}: {one.file} is listed in README.txt but is in none of the class folders")
-        path = files[one.file]
-        clips.append(
+def read(raw: Raw, split: str) -> Iterator[Clip | BadSample]:
+    """The clips of a fold; the label is the name of the sound's folder, so without sounds there are no labels."""
+    for one in read_attributions(raw.root):
+        if isinstance(one, BadSample):
+            yield one
+            continue
+        if split != f"fold{one.fold}":
+            continue
+        clip = raw.audio.named(
             Clip(
-                id=path.stem, audio=str(path), captions=list(captions[path.parent.name]), labels=[path.parent.name],
-                split=f"fold{one.fold}", title=one.title, source=one.source, dataset="ESC-10",
-                licence=one.licence,
-            )
+                id=Path(one.file).stem, audio="", split=split, title=one.title, source=f"freesound:{one.source}",
+                dataset=CARD.name, licence=one.licence,
+            ),
+            one.file,
         )  # fmt: skip
-    return clips
+        yield clip if isinstance(clip, BadSample) or raw.audio.folder is None else _labelled(clip)
+
+
+def _labelled(clip: Clip) -> Clip | BadSample:
+    folder = Path(clip.audio).parent.name  # `001 - Dog bark` in the archive, `dog_bark` in the repository
+    label = re.sub(r"^\d+ - ", "", folder).lower().replace(" ", "_")
+    if label not in LABELS:
+        return BadSample(clip.id, f"{clip.audio} lies in {folder!r}, which is no class; there are {', '.join(LABELS)}")
+    return replace(clip, labels=[label])

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import sqlite3
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -124,6 +125,28 @@ def youtube_id(text: str) -> str | None:
     """
     text = text.strip()
     return text if _YOUTUBE_ID.fullmatch(text) else None
+
+
+def youtube_id_after_y(text: str) -> str | None:
+    """The YouTube id of a text that may have the letter Y before it, as in AudioSet's file names, or None.
+
+    >>> youtube_id_after_y("Y-0DdlOuIFUI"), youtube_id_after_y("-0DdlOuIFUI")
+    ('-0DdlOuIFUI', '-0DdlOuIFUI')
+    """
+    text = text.strip()
+    return youtube_id(text[1:] if len(text) == 12 and text[0] == "Y" else text)
+
+
+class Seen:
+    """Tells whether a text came before. The texts lie in a temporary database, because they may be millions."""
+
+    def __init__(self) -> None:
+        self._texts = sqlite3.connect("")  # a temporary file of SQLite's own, gone with the connection
+        self._texts.execute("CREATE TABLE texts (text TEXT PRIMARY KEY) WITHOUT ROWID")
+
+    def __call__(self, text: str) -> bool:
+        """Did it? From now on it did."""
+        return self._texts.execute("INSERT OR IGNORE INTO texts VALUES (?)", (text,)).rowcount == 0
 
 
 def seconds(text: str, where: str) -> float | BadSample:

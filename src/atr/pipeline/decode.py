@@ -70,12 +70,21 @@ def _from_libsndfile(opened: soundfile.SoundFile, frames: int) -> Sound:
     sound = Sound(opened.samplerate, frames, read)
     if opened.frames == UNKNOWN:
         sound.notes.append("does not say how long it is, so each use decodes all of it; convert it once to save time")
-    # libsndfile takes the size of a cut-off wav from what is there; only its log tells what the header says.
-    size = re.search(r"^data : (\d+) \(should be (\d+)\)", opened.extra_info, re.MULTILINE)
-    if size and int(size[2]) < int(size[1]) < STREAMED:
-        held = opened.frames / opened.samplerate
-        sound.notes.append(ends_early(held, held * int(size[1]) / max(1, int(size[2]))))
+    if remark := cut_off(opened):
+        sound.notes.append(remark)
     return sound
+
+
+def cut_off(opened: soundfile.SoundFile) -> str:
+    """The remark about a file that holds less than its header promises; empty when there is none to make.
+
+    libsndfile takes the size of a cut-off wav from what is there; only its log tells what the header says.
+    """
+    size = re.search(r"^data : (\d+) \(should be (\d+)\)", opened.extra_info, re.MULTILINE)
+    if not size or not int(size[2]) < int(size[1]) < STREAMED:
+        return ""
+    held = opened.frames / opened.samplerate
+    return ends_early(held, held * int(size[1]) / max(1, int(size[2])))
 
 
 def ends_early(held: float, promised: float) -> str:

@@ -5,15 +5,18 @@ import itertools
 import sys
 import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import soundfile
 import soxr
 
 from atr.errors import DataError
+from atr.pipeline.decode import UNKNOWN, WARM_UP, WARMING_UP, cut_off, open_sound
+from atr.pipeline.decode import Sound as Opened
 from atr.shards.index import AUDIO_SUFFIXES
 from atr.types import Clip
 
@@ -29,11 +32,23 @@ _BITS_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 @dataclass(frozen=True)
 class Sound:
-    """A sound file, its suffix, and how many samples (of all channels) had to be clipped to [-1, 1]."""
+    """A sound file as a shard stores it.
+
+    Attributes:
+        suffix: of its name, without the dot.
+        content: the file.
+        clipped: samples (of all channels) that had to be clipped to [-1, 1].
+        frames: samples per channel; 0 where nobody looked.
+        sample_rate: Hz; 0 where nobody looked.
+        remark: what is odd about the file that it was made of.
+    """
 
     suffix: str
     content: bytes
     clipped: int = 0
+    frames: int = 0
+    sample_rate: int = 0
+    remark: str = ""
 
 
 def encode_clip(clip: Clip, codec: Codec, sample_rate: int | None) -> Sound:
@@ -72,9 +87,15 @@ def _copy(path: Path, clip: Clip) -> Sound:
     if suffix not in AUDIO_SUFFIXES:
         raise DataError(f"{path}: suffix .{suffix} cannot be kept; allowed are {', '.join(AUDIO_SUFFIXES)}")
     content = path.read_bytes()
-    if not content or (suffix in _KNOWN_TO_LIBSNDFILE and soundfile.info(io.BytesIO(content)).frames == 0):
+    if not content:
         raise DataError(f"{path}: no samples in it")
-    return Sound(suffix, content)
+    if suffix not in _KNOWN_TO_LIBSNDFILE:
+        return Sound(suffix, content)
+    with soundfile.SoundFile(io.BytesIO(content)) as sound:
+        if sound.frames == 0:
+            raise DataError(f"{path}: no samples in it")
+        frames = 0 if sound.frames == UNKNOWN else sound.frames
+        return Sound(suffix, content, 0, frames, sound.samplerate, cut_off(sound))
 
 
 def _encode(path: Path, clip: Clip, codec: str, sample_rate: int | None) -> Sound:
@@ -82,16 +103,16 @@ def _encode(path: Path, clip: Clip, codec: str, sample_rate: int | None) -> Soun
     kind, subtype = FORMATS[codec]
     level = VORBIS_COMPRESSION if codec == "ogg" else None
     stream, frames, clipped = io.BytesIO(), 0, 0
-    with path.open("rb") as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
-        rate = sample_rate or sound.samplerate
+    with _decoded(path, clip) as (found, channels, blocks, remark):
+        rate = sample_rate or found
         if refusal := refused_rate(codec, rate):
             raise DataError(f"{path}: {refusal}")
-        if sound.channels > MAX_CHANNELS:
-            raise DataError(f"{path}: {sound.channels} channels; at most {MAX_CHANNELS} can be stored; mix it down")
-        with soundfile.SoundFile(
-            stream, "w", rate, sound.channels, subtype, format=kind, compression_level=level
-        ) as out:
-            for block in _resampled(_blocks(sound, path, clip), sound.samplerate, rate, sound.channels):
+        if channels > MAX_CHANNELS:
+            raise DataError(f"{path}: {channels} channels; at most {MAX_CHANNELS} can be stored; mix it down")
+        with soundfile.SoundFile(stream, "w", rate, channels, subtype, format=kind, compression_level=level) as out:
+            for block in _resampled(blocks, found, rate, channels):
+                if not np.isfinite(block).all():
+                    raise DataError(f"{path}: holds NaN or infinite samples")
                 if subtype == "PCM_16":
                     clipped += int(np.count_nonzero(np.abs(block) > 1))
                 out.write(block)
@@ -100,21 +121,63 @@ def _encode(path: Path, clip: Clip, codec: str, sample_rate: int | None) -> Soun
         end = "its end" if clip.end is None else f"{clip.end} s"
         raise DataError(f"{path}: no samples in it between {clip.start or 0} s and {end}")
     content = stream.getvalue()
-    return Sound(codec, number_ogg_stream(content) if kind == "OGG" else content, clipped)
+    return Sound(codec, number_ogg_stream(content) if kind == "OGG" else content, clipped, frames, rate, remark)
 
 
-def _blocks(sound: soundfile.SoundFile, path: Path, clip: Clip) -> Iterator[np.ndarray]:
-    """The frames between a clip's start and end: float32 `(<= BLOCK, channels)`."""
-    start = round((clip.start or 0) * sound.samplerate)
-    left = (sys.maxsize if clip.end is None else round(clip.end * sound.samplerate)) - start
-    if start < 0:
+@contextmanager
+def _decoded(path: Path, clip: Clip) -> Iterator[tuple[int, int, Iterator[np.ndarray], str]]:
+    """The rate (Hz), the channels and the blocks of a clip's stretch, float32 `(<= BLOCK, channels)`, and a remark.
+
+    What libsndfile reads is read from front to back; FFmpeg's containers through `open_sound`.
+    """
+    if (clip.start or 0) < 0:
         raise DataError(f"{path}: starts at {clip.start} s, before the file does; give 0 or more")
-    if start >= sound.frames:
+    with ExitStack() as stack:
+        file = stack.enter_context(path.open("rb"))
+        try:
+            sound = stack.enter_context(soundfile.SoundFile(file.fileno(), closefd=False))
+        except soundfile.LibsndfileError:
+            opened = stack.enter_context(_container(path, file))
+            start, end = _frames(clip, opened.rate, opened.frames)
+            channels = opened.read(start, 1).shape[1]
+            places = range(start, end, BLOCK)
+            yield opened.rate, channels, (opened.read(at, min(BLOCK, end - at)) for at in places), ""
+        else:
+            yield sound.samplerate, sound.channels, _blocks(sound, clip), cut_off(sound)
+
+
+@contextmanager
+def _container(path: Path, file: BinaryIO) -> Iterator[Opened]:
+    """An m4a, mp4, webm, …; an error names the file."""
+    with ExitStack() as stack:
+        try:
+            opened = stack.enter_context(open_sound(file))
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+        yield opened
+
+
+def _frames(clip: Clip, rate: int, frames: int) -> tuple[int, int]:
+    """The first frame of a clip's stretch, and the one after its last."""
+    start = round((clip.start or 0) * rate)
+    end = sys.maxsize if clip.end is None else round(clip.end * rate)
+    return start, min(end, frames)
+
+
+def _blocks(sound: soundfile.SoundFile, clip: Clip) -> Iterator[np.ndarray]:
+    """The frames between a clip's start and end: float32 `(<= BLOCK, channels)`.
+
+    Some decoders start without their past after a seek; they get a second before, which is thrown away.
+    """
+    start, end = _frames(clip, sound.samplerate, sound.frames)
+    if start >= end:
         return
-    sound.seek(start)
+    lead = min(start, round(WARM_UP * sound.samplerate)) if sound.subtype in WARMING_UP else 0
+    if start:
+        sound.seek(start - lead)
+        sound.read(lead, dtype="float32")
+    left = end - start
     while left > 0 and len(block := sound.read(min(left, BLOCK), dtype="float32", always_2d=True)):
-        if not np.isfinite(block).all():
-            raise DataError(f"{path}: holds NaN or infinite samples")
         left -= len(block)
         yield block
 

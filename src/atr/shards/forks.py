@@ -7,6 +7,7 @@ whose threads do not survive a fork.
 
 import itertools
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -114,3 +115,8 @@ def _work(pipe: Connection, inherited: list[Connection], task: Task[Any]) -> Non
     except Exception as error:
         message = ("error", error)
     pipe.send(message)
+
+
+def available_processors() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -6,6 +6,7 @@ Several shards are written in forked processes, which compute with numpy, soxr a
 import contextlib
 import fcntl
 import functools
+import hashlib
 import itertools
 import json
 import os
@@ -15,7 +16,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
@@ -24,12 +25,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from atr.errors import DataError
-from atr.shards.encode import FORMATS, Codec, encode_clip, refused_rate
-from atr.shards.forks import run_forked
+from atr.shards.encode import FORMATS, Codec, Sound, encode_clip, refused_rate
+from atr.shards.forks import available_processors, run_forked
 from atr.shards.index import build_index, index_path, write_index
 from atr.types import BadSample, Clip
 
-KEY_LENGTH = 95  # a tar header holds names of 100 bytes
+KEY_LENGTH = 95  # characters; a tar header holds names of 100 bytes
 LOCK = ".writing"  # in the folder while it is written
 REFRESH_EVERY = 0.1  # s
 _TEMPORARY = re.compile(r"\.+\d{5,}\.(part|index\.json.*)")
@@ -44,12 +45,14 @@ class Written:
         clips: how many they hold.
         rejected: the clips that could not be stored, with the reason, in the shards' order.
         clipped: samples (of all channels) beyond [-1, 1] that 16 bits cannot hold and that were clipped.
+        remarks: clips that are stored although their files are odd, and why.
     """
 
     shards: list[Path] = field(default_factory=list)
     clips: int = 0
     rejected: list[BadSample] = field(default_factory=list)
     clipped: int = 0
+    remarks: list[BadSample] = field(default_factory=list)
 
 
 def write_shards(
@@ -78,13 +81,14 @@ def write_shards(
         OSError: the shards cannot be stored; the disk is full.
         ValueError: a setting makes no sense.
     """
-    _check_settings(codec, sample_rate, clips_per_shard, workers)
+    check_settings(codec, sample_rate, clips_per_shard, workers)
     ordered = _sorted(clips)
     groups = [ordered[start : start + clips_per_shard] for start in range(0, len(ordered), clips_per_shard)]
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = min(workers or processors, len(groups))
+    processes = min(workers or available_processors(), len(groups))
     folder.mkdir(parents=True, exist_ok=True)
-    with _claimed(folder), _bar(len(ordered), progress) as on_clip:
+    with claimed(folder), clip_bar(len(ordered), progress) as on_clip:
+        if any(folder.glob("*.tar")):
+            raise DataError(f"{folder} already holds shards; remove them or choose another folder")
         tasks = [
             functools.partial(write_shard, group, folder / f"{number:05d}.tar", codec, sample_rate)
             for number, group in enumerate(groups)
@@ -98,6 +102,7 @@ def write_shards(
         sum(part.clips for part in parts),
         [one for part in parts for one in part.rejected],
         sum(part.clipped for part in parts),
+        [one for part in parts for one in part.remarks],
     )
 
 
@@ -135,13 +140,15 @@ def write_shard(
                 for clip in clips:
                     try:
                         with _ctrl_c_waits():
-                            sample, clipped = _sample(clip, codec, sample_rate)
+                            sample, sound = _sample(clip, codec, sample_rate)
                     except DataError as error:
                         written.rejected.append(BadSample(clip.id, str(error)))
                     else:  # what fails here is not the clip's fault
                         writer.write(sample)
                         written.clips += 1
-                        written.clipped += clipped
+                        written.clipped += sound.clipped
+                        if sound.remark:
+                            written.remarks.append(BadSample(clip.id, f"{clip.audio}: {sound.remark}"))
                     on_clip()
             stream.flush()
             os.fsync(stream.fileno())
@@ -164,11 +171,24 @@ def _where(folder: Path, groups: list[list[Clip]], number: int, done: int) -> st
 
 
 def shard_key(clip_id: str) -> str:
-    """A name that every tar reader takes: letters of any script, digits, - and _; dots would end a WebDataset key."""
-    return re.sub(r"[^\w-]", "_", clip_id)
+    """A name that every tar reader takes: letters of any script, digits, - and _; dots would end a WebDataset key.
+
+    What is longer than a tar header takes ends in a hash of the whole id.
+    """
+    key = re.sub(r"[^\w-]", "_", clip_id)
+    if len(key) <= KEY_LENGTH:
+        return key
+    return (
+        f"{key[: KEY_LENGTH - 17]}-{hashlib.blake2b(clip_id.encode(errors='surrogatepass'), digest_size=8).hexdigest()}"
+    )
 
 
-def _check_settings(codec: Codec, sample_rate: int | None, clips_per_shard: int, workers: int | None) -> None:
+def check_settings(codec: Codec, sample_rate: int | None, clips_per_shard: int, workers: int | None) -> None:
+    """Refuses what makes no sense.
+
+    Raises:
+        ValueError: naming the setting.
+    """
     allowed = ", ".join(FORMATS)
     if codec != "keep" and codec not in FORMATS:
         raise ValueError(f"codec {codec!r}; allowed are keep, {allowed}")
@@ -193,17 +213,22 @@ def _sorted(clips: Iterable[Clip]) -> list[Clip]:
     return ordered
 
 
-def _sample(clip: Clip, codec: Codec, sample_rate: int | None) -> tuple[dict[str, str | bytes], int]:
-    """What a tar holds of a clip, and the number of samples clipped; DataError when the clip is at fault."""
-    key = shard_key(clip.id)
-    if not 0 < len(key) <= KEY_LENGTH:
-        raise DataError(f"its id has {len(key)} characters; a tar takes 1 to {KEY_LENGTH}; choose another id")
+def _sample(clip: Clip, codec: Codec, sample_rate: int | None) -> tuple[dict[str, str | bytes], Sound]:
+    """What a tar holds of a clip, and its sound; DataError when the clip is at fault.
+
+    The json tells duration and rate of what is stored; `start` and `end` stay those in the file it was cut from.
+    """
+    if not clip.id:
+        raise DataError("its id is empty; give it one")
+    sound = encode_clip(clip, codec, sample_rate)
+    if sound.frames:
+        seconds = round(sound.frames / sound.sample_rate, 6)
+        clip = replace(clip, duration=seconds, sample_rate=sound.sample_rate)
     try:
         meta = json.dumps(clip.metadata(), ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise DataError(f"its text is no Unicode ({error}); read it again with the right encoding") from error
-    sound = encode_clip(clip, codec, sample_rate)
-    return {"__key__": key, sound.suffix: sound.content, "json": meta}, sound.clipped
+    return {"__key__": shard_key(clip.id), sound.suffix: sound.content, "json": meta}, sound
 
 
 @contextlib.contextmanager
@@ -224,8 +249,8 @@ def _ctrl_c_waits() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _claimed(folder: Path) -> Iterator[None]:
-    """Locks a folder that holds no shards, and removes what dead writers left, before and after.
+def claimed(folder: Path) -> Iterator[None]:
+    """Locks a folder for one writer, and removes what dead ones left, before and after.
 
     The children inherit the lock: as long as one of a killed writer's is busy, the folder is. The kernel frees it.
     """
@@ -242,8 +267,6 @@ def _claimed(folder: Path) -> Iterator[None]:
             raise busy
         try:
             _remove_temporaries(folder)
-            if any(folder.glob("*.tar")):
-                raise DataError(f"{folder} already holds shards; remove them or choose another folder")
             yield
         finally:
             _remove_temporaries(folder)
@@ -257,11 +280,11 @@ def _remove_temporaries(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _bar(total: int, show: bool) -> Iterator[Callable[[], None]]:
+def clip_bar(total: int | None, show: bool, what: str = "clips") -> Iterator[Callable[[], None]]:
     """Yields what is to be called after each clip. No thread draws the bar: a process with threads should not fork."""
     console = Console(stderr=True)
     bar = Progress(
-        TextColumn("clips"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[speed]}"),
+        TextColumn(what), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[speed]}"),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
         console=console, auto_refresh=False, disable=not (show and console.is_terminal),
     )  # fmt: skip
@@ -274,7 +297,7 @@ def _bar(total: int, show: bool) -> Iterator[Callable[[], None]]:
         now, done = time.monotonic(), done + 1
         if now - drawn >= REFRESH_EVERY or done == total:
             drawn = now
-            bar.update(task, completed=done, speed=f"{done / (now - began):.0f} clips/s", refresh=True)
+            bar.update(task, completed=done, speed=f"{done / (now - began):.0f} {what}/s", refresh=True)
 
     with bar:
         yield on_clip
