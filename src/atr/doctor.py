@@ -20,8 +20,9 @@ from atr.experiment import best_precision, build_data
 from atr.models.clap import Clap
 from atr.optim import parameter_groups
 from atr.pipeline.collate import Collate
-from atr.pipeline.datamodule import AudioTextData, available_processors
+from atr.pipeline.datamodule import AudioTextData
 from atr.pipeline.ledger import list_bad
+from atr.shards.forks import available_processors
 from atr.types import BadSample, Batch, Sample
 
 CLIPS = 64  # measured one by one

@@ -1,6 +1,5 @@
 """Shard folders -> batches for the trainer and for evaluation."""
 
-import os
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from atr.pipeline.streaming import StreamedClips
 from atr.pipeline.text import WordMask, labels_of
 from atr.shards.cache import ShardCache
 from atr.shards.find import find_shards
+from atr.shards.forks import available_processors
 from atr.shards.read import Folders, ShardSet
 from atr.shards.remote import is_remote
 
@@ -259,8 +259,3 @@ def _leave_ctrl_c_to_main(worker: int) -> None:
 def default_workers() -> int:
     """The processors left beside the main process; 1 to 8."""
     return min(8, max(1, available_processors() - 1))
-
-
-def available_processors() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

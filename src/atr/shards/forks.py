@@ -7,6 +7,7 @@ whose threads do not survive a fork.
 
 import itertools
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,11 @@ from atr.errors import DataError
 
 T = TypeVar("T")
 Task = Callable[[Callable[[], None]], T]  # is handed what it calls after each step
+
+
+def available_processors() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass

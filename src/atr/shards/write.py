@@ -12,7 +12,6 @@ import os
 import re
 import signal
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,18 +19,16 @@ from pathlib import Path
 from types import FrameType
 
 import webdataset
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from atr.errors import DataError
 from atr.shards.encode import FORMATS, Codec, encode_clip, refused_rate
-from atr.shards.forks import run_forked
+from atr.shards.forks import available_processors, run_forked
 from atr.shards.index import build_index, index_path, write_index
+from atr.shards.progress import clip_bar
 from atr.types import BadSample, Clip
 
 KEY_LENGTH = 95  # a tar header holds names of 100 bytes
 LOCK = ".writing"  # in the folder while it is written
-REFRESH_EVERY = 0.1  # s
 _TEMPORARY = re.compile(r"\.+\d{5,}\.(part|index\.json.*)")
 
 
@@ -81,10 +78,9 @@ def write_shards(
     _check_settings(codec, sample_rate, clips_per_shard, workers)
     ordered = _sorted(clips)
     groups = [ordered[start : start + clips_per_shard] for start in range(0, len(ordered), clips_per_shard)]
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = min(workers or processors, len(groups))
+    processes = min(workers or available_processors(), len(groups))
     folder.mkdir(parents=True, exist_ok=True)
-    with _claimed(folder), _bar(len(ordered), progress) as on_clip:
+    with _claimed(folder), clip_bar(len(ordered), progress) as on_clip:
         tasks = [
             functools.partial(write_shard, group, folder / f"{number:05d}.tar", codec, sample_rate)
             for number, group in enumerate(groups)
@@ -254,27 +250,3 @@ def _remove_temporaries(folder: Path) -> None:
     for path in folder.iterdir():
         if _TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _bar(total: int, show: bool) -> Iterator[Callable[[], None]]:
-    """Yields what is to be called after each clip. No thread draws the bar: a process with threads should not fork."""
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("clips"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[speed]}"),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-        console=console, auto_refresh=False, disable=not (show and console.is_terminal),
-    )  # fmt: skip
-    task = bar.add_task("write", total=total, speed="")
-    began = drawn = time.monotonic()
-    done = 0
-
-    def on_clip() -> None:
-        nonlocal drawn, done
-        now, done = time.monotonic(), done + 1
-        if now - drawn >= REFRESH_EVERY or done == total:
-            drawn = now
-            bar.update(task, completed=done, speed=f"{done / (now - began):.0f} clips/s", refresh=True)
-
-    with bar:
-        yield on_clip
