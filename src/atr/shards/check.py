@@ -1,6 +1,6 @@
 """Shards -> what is wrong with them: every sample decoded, and compared with all others.
 
-While it runs, FACTS (41 bytes) and the key of each clip are kept, and 16 bytes each to find equals; a finding takes
+While it runs, FACTS (45 bytes) and the key of each clip are kept, and 16 bytes each to find equals; a finding takes
 some 300 bytes.
 """
 
@@ -10,7 +10,7 @@ import json
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from atr.errors import DataError, UsageError
-from atr.shards.examine import CAPTIONED, LABELLED, NOBODY, Examined, examine_shard
+from atr.shards.compare import captions, equals, overlaps, rates
+from atr.shards.examine import Examined, examine_shard
 from atr.shards.find import find_shards, missing
 from atr.shards.forks import available_processors, run_forked
 from atr.shards.index import index_path, read_index
@@ -44,7 +45,6 @@ KINDS = {
     "clipped": ("over 0.1 % of the samples at full scale, in runs of 3 or more", False),
     "same-source": ("the same `source` as an earlier sample", False),
 }
-TOUCHING = 1e-3  # s; stretches that share less do not overlap
 EXAMPLES = 3  # of a kind, in the table
 
 
@@ -218,64 +218,12 @@ def _findings(folders: dict[str, list[str]], shards: dict[str, Examined], rate: 
             number = tars.index(lost.key) if lost.key in shards else len(tars)
             rows.append((number, -1, 0, "", Finding(lost.key, "(missing)", "unreadable", lost.reason)))
     of_folder = np.repeat(np.arange(len(folders)), [sum(len(shards[t].keys) for t in f) for f in folders.values()])
-    alone = itertools.chain(_rates(facts, rate), _captions(facts, of_folder))
-    for at, kind, detail, other in itertools.chain(alone, _equals(facts), _overlaps(facts)):
+    alone = itertools.chain(rates(facts, rate), captions(facts, of_folder))
+    for at, kind, detail, other in itertools.chain(alone, equals(facts), overlaps(facts)):
         tar, key, number, row = name(at)
         text = detail if other is None else f"{detail} {':'.join(name(other)[:2])}"
         rows.append((number, row, order(kind), key, Finding(tar, key, kind, text)))
     return [row[-1] for row in sorted(rows, key=lambda row: row[:4])]
-
-
-Compared = Iterator[tuple[int, str, str, int | None]]  # place, kind, detail, and which other the detail ends with
-
-
-def _rates(facts: np.ndarray, wanted: int | None) -> Compared:
-    rates, counts = np.unique(facts["rate"][facts["rate"] > 0], return_counts=True)
-    if not len(rates):
-        return
-    usual = int(rates[counts.argmax()])
-    for at in np.flatnonzero((facts["rate"] > 0) & (facts["rate"] != (wanted or usual))).tolist():
-        why = f"{wanted} Hz is wanted" if wanted else f"{counts.max()} samples have {usual} Hz"
-        yield at, "wrong-rate", f"{facts['rate'][at]} Hz; {why}", None
-
-
-def _captions(facts: np.ndarray, of_folder: np.ndarray) -> Compared:
-    for at in np.flatnonzero(facts["says"] == NOBODY).tolist():
-        yield at, "no-caption", "has neither a caption (`text`) nor a label (`tag`)", None
-    captioned = np.unique(of_folder[facts["says"] == CAPTIONED])
-    for at in np.flatnonzero((facts["says"] == LABELLED) & np.isin(of_folder, captioned)).tolist():
-        yield at, "no-caption", "has a label, but no caption, which others in its folder have", None
-
-
-def _equals(facts: np.ndarray) -> Compared:
-    """Samples with the sound, or the source, of an earlier one."""
-    for field, kind, detail in [
-        ("sound", "duplicate-audio", "the same samples as"),
-        ("source", "same-source", "the same source as"),
-    ]:
-        values = facts[field]
-        order = np.argsort(values, kind="stable")
-        order = order[values[order] != 0]
-        new = np.diff(values[order], prepend=np.uint64(0)) != 0
-        first = order[new][np.cumsum(new) - 1] if len(order) else order
-        for at, other in zip(order[~new].tolist(), first[~new].tolist(), strict=True):
-            yield at, kind, detail, other
-
-
-def _overlaps(facts: np.ndarray) -> Compared:
-    """Samples that begin in a source's file before an earlier one of it has ended."""
-    known = np.flatnonzero(facts["file"])
-    order = known[np.lexsort((known, facts["start"][known], facts["file"][known]))]
-    last = -1  # of those of this file so far, the one that ends last
-    for at in order.tolist():
-        if last < 0 or facts["file"][at] != facts["file"][last]:
-            last = at
-            continue
-        (start, end), (begin, until) = facts[["start", "end"]][at], facts[["start", "end"]][last]
-        if start < until - TOUCHING:
-            yield at, "overlap", f"{start:.2f} to {end:.2f} s of a file whose {begin:.2f} to {until:.2f} s are in", last
-        if end > until:
-            last = at
 
 
 def _quarantine(report: Report, shards: dict[str, Examined]) -> None:

@@ -13,18 +13,13 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from atr.errors import DataError
-from atr.pipeline.audio import ends_early
-from atr.pipeline.decode import Sound, open_sound
+from atr.pipeline.decode import open_sound
 from atr.pipeline.text import captions_of, labels_of
+from atr.shards.heard import Heard
 from atr.shards.index import index_path, read_index
 from atr.shards.read import BUFFER, WHOLE
 from atr.shards.scan import AUDIO_SUFFIXES, Part, Scan, Window
 
-BLOCK = 1 << 20  # frames decoded at a time
-SILENCE = 1e-3  # -60 dB of full scale
-FULL_SCALE = 0.999  # lossy codecs move clipped samples a little, mostly beyond 1
-CLIPPED_RUN = 3  # samples at full scale one after the other; a peak that just touches it has one or two
-CLIPPED_SHARE = 1e-3
 NOBODY, LABELLED, CAPTIONED, UNKNOWN = range(4)  # what a sample's json says
 # What others are compared with, per sample. The numbers are the first 64 bits of BLAKE2b; 0 where there is nothing.
 FACTS = np.dtype(
@@ -87,7 +82,7 @@ def examine_shard(tar: Path, min_seconds: float, on_clip: Callable[[], object] =
         return Examined(np.empty(0, np.bytes_), np.empty(0, FACTS), faults=[Fault("(tar)", "unreadable", reason)])
 
 
-def _against_index(tar: Path, file: BinaryIO, keys: list[bytes], lost: set[str]) -> Iterator[Fault]:
+def _against_index(tar: Path, file: io.BufferedReader, keys: list[bytes], lost: set[str]) -> Iterator[Fault]:
     """Is the tar the one its index was made of?"""
     stored = read_index(index_path(tar), str(tar))
     if stored is None:
@@ -157,10 +152,10 @@ class _Sample:
             self._fault("unreadable", "has no sound file beside its json" if place is None else "its sound is empty")
             return 0.0
         window = Window(self._pread, *place)
-        small = place[1] <= WHOLE
         try:
-            with open_sound(io.BytesIO(self._pread(*place)) if small else io.BufferedReader(window, BUFFER)) as sound:
-                heard = _Heard(sound)
+            small = place[1] <= WHOLE
+            with open_sound(self._pread(*place) if small else io.BufferedReader(window, BUFFER)) as sound:
+                heard = Heard(sound)
         except DataError as error:
             self._fault("unreadable", str(window.failed or error))
             return 0.0
@@ -192,81 +187,6 @@ class _Sample:
             return os.pread(self.file.fileno(), count, offset)
         except OSError as error:
             raise DataError(f"cannot be read ({error.strerror or error})") from error
-
-
-class _Heard:
-    """What the whole of a sound amounts to, gathered block by block.
-
-    The hash is that of the samples at 16 bits, as a 16-bit file holds them exactly.
-    """
-
-    def __init__(self, sound: Sound) -> None:
-        self.frames = self.samples = self.clipped = self.odd = 0
-        self.low, self.high = np.float32(np.inf), np.float32(-np.inf)  # per channel, from the first block on
-        self.hash = hashlib.blake2b(digest_size=8)
-        while len(block := sound.read(self.frames, max(0, min(BLOCK, sound.frames - self.frames)))):
-            if not self.frames:
-                self.hash.update(f"{sound.rate} {block.shape[1]} ".encode())
-            self._take(block)
-            if len(block) < BLOCK:
-                break
-
-    def _take(self, block: np.ndarray) -> None:
-        self.frames += len(block)
-        self.samples += block.size
-        low, high = block.min(axis=0), block.max(axis=0)
-        if not (np.isfinite(low).all() and np.isfinite(high).all()):
-            self.odd += int(np.count_nonzero(~np.isfinite(block)))
-            block = np.nan_to_num(block, nan=0.0, posinf=1.0, neginf=-1.0)
-            low, high = block.min(axis=0), block.max(axis=0)
-        self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
-        if max(-low.min(), high.max()) >= FULL_SCALE:
-            self.clipped += in_runs(np.abs(block) >= FULL_SCALE)
-        scaled = block * np.float32(32768)
-        self.hash.update(np.clip(np.rint(scaled, out=scaled), -32768, 32767, out=scaled).astype("<i2").tobytes())
-
-    def number(self) -> int:
-        """The first 64 bits of the hash."""
-        return int.from_bytes(self.hash.digest()) or 1
-
-    def faults(self, sound: Sound, min_seconds: float) -> Iterator[tuple[str, str]]:
-        """Kind and detail of what is wrong with it."""
-        seconds, promised = self.frames / sound.rate, sound.frames / sound.rate
-        early = next((note for note in sound.notes if note.startswith("ends after")), "")
-        if sound.frames == 0:
-            yield "unreadable", "holds no samples"
-        elif sound.frames - self.frames > sound.slack:
-            yield "unreadable", ends_early(seconds, promised)
-        elif early:
-            yield "unreadable", early
-        if not self.frames:
-            return
-        if self.odd:
-            yield "not-finite", f"{self.odd} of {self.samples} samples are NaN or infinite"
-        elif float(np.max(self.high - self.low)) / 2 < SILENCE:
-            peak = float(max(np.abs(self.low).max(), np.abs(self.high).max()))
-            offset = ", all of it a constant offset" if peak >= SILENCE else ""
-            yield "silent", f"peak {_decibels(peak)} dBFS{offset}"
-        if self.clipped > CLIPPED_SHARE * self.samples:
-            yield "clipped", f"{self.clipped / self.samples:.2%} of its samples stand at full scale"
-        if seconds < min_seconds:
-            yield "too-short", f"{seconds:.3f} s; {min_seconds:g} s is the least"
-
-
-def in_runs(loud: np.ndarray) -> int:
-    """How many of the true places `(n, channels)` stand in runs of CLIPPED_RUN and more within their channel.
-
-    >>> in_runs(np.array([1, 1, 0, 1, 1, 1, 1], bool)[:, None])
-    4
-    """
-    count = len(loud) - CLIPPED_RUN + 1
-    if count <= 0:
-        return 0
-    begins = np.logical_and.reduce([loud[ahead : ahead + count] for ahead in range(CLIPPED_RUN)])
-    within = np.zeros_like(loud)
-    for ahead in range(CLIPPED_RUN):
-        within[ahead : ahead + count] |= begins
-    return int(np.count_nonzero(within))
 
 
 def spoilt(text: str) -> str:
@@ -303,7 +223,3 @@ def _number(text: str) -> int:
 
 def _is_time(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _decibels(peak: float) -> str:
-    return f"{20 * math.log10(peak):.0f}".replace("-", "−") if peak else "−∞"
