@@ -27,7 +27,7 @@ from atr.shards.find import find_shards, missing
 from atr.shards.forks import available_processors, run_forked
 from atr.shards.index import index_path, read_index
 from atr.shards.progress import clip_bar
-from atr.shards.quarantine import Quarantined, write_quarantine
+from atr.shards.quarantine import Quarantined, rows_of_others, write_quarantine
 from atr.shards.remote import is_remote
 from atr.shards.transfer import shown
 
@@ -125,7 +125,7 @@ def check_shards(
         progress: shows a bar on a terminal (stderr).
 
     Raises:
-        DataError: nothing is there, a place is remote, or a sample ended a worker.
+        DataError: nothing is there, a place is remote, a sample ended a worker, or a quarantine cannot be written.
         UsageError: an unknown kind, or a setting out of range.
     """
     problems = _problems(allow, strict, sample_rate)
@@ -136,6 +136,12 @@ def check_shards(
     began = time.monotonic()
     folders = _find(places)
     tars = [tar for found in folders.values() for tar in found]
+    names: dict[Path, list[str]] = {}
+    for tar in tars:
+        names.setdefault(Path(tar).parent, []).append(Path(tar).name)
+    if quarantine:  # what stops it should do so before the work
+        for folder, checked in names.items():
+            rows_of_others(folder, checked)
     with clip_bar(_count(tars) if progress else None, progress) as on_clip:
         tasks = [functools.partial(examine_shard, Path(tar), min_seconds) for tar in tars]
         done = run_forked(tasks, workers or available_processors(), on_clip, functools.partial(_where, tars))
@@ -150,7 +156,8 @@ def check_shards(
         findings, problems, settings,
     )  # fmt: skip
     if quarantine:
-        _quarantine(report, shards)
+        for folder, checked in names.items():
+            write_quarantine(folder, _rows(report, shards, folder), checked)
     return report
 
 
@@ -226,17 +233,17 @@ def _findings(folders: dict[str, list[str]], shards: dict[str, Examined], rate: 
     return [row[-1] for row in sorted(rows, key=lambda row: row[:4])]
 
 
-def _quarantine(report: Report, shards: dict[str, Examined]) -> None:
-    """Each sample once, with all its problems; what is no sample cannot be left out."""
+def _rows(report: Report, shards: dict[str, Examined], folder: Path) -> list[Quarantined]:
+    """Each sample of a folder once, with all its problems; what is no sample cannot be left out."""
     reasons: dict[tuple[str, str], list[str]] = {}
     for one in report.bad:
-        reasons.setdefault((one.shard, one.key), []).append(f"{one.kind}: {one.detail}")
-    folders: dict[Path, list[Quarantined]] = {Path(tar).parent: [] for tar in shards}
-    for (tar, key), why in reasons.items():
-        if tar in shards and key.encode() in shards[tar].keys:
-            folders[Path(tar).parent].append(Quarantined(Path(tar).name, key, "; ".join(why)))
-    for folder, rows in folders.items():
-        write_quarantine(folder, rows, [Path(tar).name for tar in shards if Path(tar).parent == folder])
+        if one.shard in shards and Path(one.shard).parent == folder:
+            reasons.setdefault((one.shard, one.key), []).append(f"{one.kind}: {one.detail}")
+    return [
+        Quarantined(Path(tar).name, key, "; ".join(why))
+        for (tar, key), why in reasons.items()
+        if key.encode() in shards[tar].keys
+    ]
 
 
 def write_report(report: Report, path: Path) -> None:

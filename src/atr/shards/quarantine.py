@@ -54,18 +54,30 @@ def _row(line: bytes, where: str) -> Quarantined:
     return Quarantined(*(row[name] for name in FIELDS))
 
 
+def rows_of_others(folder: Path, checked: Iterable[str]) -> list[Quarantined]:
+    """The rows of a folder's file that speak of other tars than the `checked` ones (names).
+
+    Raises:
+        DataError: there are such tars, and the file is damaged; or it could not be written.
+    """
+    if not os.access(folder, os.W_OK):
+        raise DataError(f"{folder}: {FILE} cannot be written there; make it writable, or check without --quarantine")
+    others = {tar.name for tar in folder.glob("*.tar")} - set(checked)
+    return [row for row in read_quarantine(folder) if row.shard in others] if others else []
+
+
 def write_quarantine(folder: Path, rows: Sequence[Quarantined], checked: Iterable[str]) -> None:
     """Replaces what the folder's file says of the `checked` tars (names); whole or not at all.
 
     Rows of its other tars stay. Without any row there is no file.
 
     Raises:
-        DataError: there are other tars, and the file that may speak of them is damaged.
+        DataError: as `rows_of_others`.
+        OSError: the disk is full.
     """
-    path, known = folder / FILE, set(checked)
-    others = {tar.name for tar in folder.glob("*.tar")} - known
-    kept = [row for row in read_quarantine(folder) if row.shard in others] if others else []
-    lines = [json.dumps(vars(row), ensure_ascii=False) + "\n" for row in sorted([*kept, *rows], key=lambda r: r.shard)]
+    path = folder / FILE
+    ordered = sorted([*rows_of_others(folder, checked), *rows], key=lambda row: row.shard)
+    lines = [json.dumps(vars(row), ensure_ascii=False) + "\n" for row in ordered]
     if not lines:
         path.unlink(missing_ok=True)
         return
