@@ -181,6 +181,41 @@ def stats(
         print_statistics(found, bad)
 
 
+@app.command()
+def check(
+    shards: Annotated[list[str], typer.Argument(help="Shard folders or tars.")],
+    min_seconds: Annotated[float, typer.Option(min=0.0, help="Shorter sound is too short, s.")] = 0.1,
+    sample_rate: Annotated[
+        int | None, typer.Option(min=1, help="Rate that all should have, Hz. Default: most samples'.")
+    ] = None,
+    allow: Annotated[list[str] | None, typer.Option(help="Kind that is no problem; may be repeated.")] = None,
+    strict: Annotated[list[str] | None, typer.Option(help="Kind that is a problem; may be repeated.")] = None,
+    quarantine: Annotated[bool, typer.Option("--quarantine", help="Have the loader leave out what is bad.")] = False,
+    out: Annotated[Path | None, typer.Option(help="File to write all findings into, as JSON.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes. Default: one per processor.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Decode every sample of shards and name what is wrong; exit status 1 when there is a problem.
+
+    atr check data/mine/train data/mine/test
+
+    atr check data/mine/train --sample-rate 48000 --allow no-caption --strict clipped --out findings.json
+
+    atr check data/mine/train --quarantine
+    """
+    from atr.shards.check import check_shards, print_report, write_report
+
+    report = check_shards(shards, min_seconds, sample_rate, allow or [], strict or [], quarantine, workers)
+    if out is not None:
+        write_report(report, out)
+    if as_json:
+        print(json.dumps(report.as_json(), indent=2))
+    else:
+        print_report(report)
+    if report.bad:
+        raise typer.Exit(1)
+
+
 @app.command("eval")
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A .ckpt that training wrote.")],

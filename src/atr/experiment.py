@@ -21,6 +21,7 @@ from atr.pipeline.datamodule import AudioTextData
 from atr.pipeline.ledger import list_bad
 from atr.provenance import data_hashes, environment
 from atr.shards.forks import available_processors
+from atr.shards.quarantine import FILE as QUARANTINE
 from atr.tasks.callbacks import CountBad, SaveEverySteps, SaveWhenStopped, StepProgress
 from atr.tasks.contrastive import ContrastiveTask
 from atr.tasks.resume import WholeFiles
@@ -80,6 +81,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     share_processors(trainer, data.num_workers)
     say(trainer, opening(cfg, model, data, trainer))
     for name, shards in data.sets.items():
+        if shards.quarantined:
+            say(trainer, f"{name}: {len(shards.quarantined)} clips are left out by {QUARANTINE}")
         if shards.lost:
             say(trainer, f"{name}: lost in damaged shards, {len(shards.lost)} entries:\n{list_bad(shards.lost)}")
     fit(trainer, task, data, run_dir / "checkpoints", resume)
@@ -226,8 +229,8 @@ def check_same_data(resume: Path, hashes: dict[str, Any]) -> None:
     before, now = read_checkpoint(resume).about["data"].get("train"), hashes.get("train")
     if before != now:
         raise CheckpointError(
-            f"{resume} was trained on other shards: {before} then, {now} now; give data.train as it was, or start a "
-            "new run from its weights with init="
+            f"{resume} was trained on other shards: {before} then, {now} now; give data.train as it was (with its "
+            "quarantine.jsonl), or start a new run from its weights with init="
         )
 
 

@@ -55,12 +55,12 @@ def git_revision() -> str | None:
 
 
 def data_hashes(data: AudioTextData) -> dict[str, Any]:
-    """For each set: its clips, and one SHA-256 over its tars' own and the names of its corpora."""
+    """For each set: its clips, and one SHA-256 over its tars' own, the names of its corpora, and what is left out."""
     result = {}
     for name, shards in data.sets.items():
         corpora = [shards.corpora[number] for number in shards.corpus_of_shard]
         parts = [index.sha256 + corpus for index, corpus in zip(shards.indexes, corpora, strict=True)]
-        digest = hashlib.sha256("".join(parts).encode()).hexdigest()
+        digest = hashlib.sha256("".join(parts).encode() + shards.left_out.astype("<i8").tobytes()).hexdigest()
         result[name] = {"clips": len(shards), "shards": len(shards.indexes), "sha256": digest}
     return result
 

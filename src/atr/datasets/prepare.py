@@ -16,7 +16,7 @@ from atr.datasets.manifest import read_manifest, write_manifest
 from atr.errors import AtrError, DataError, UsageError
 from atr.shards.plan import as_reject
 from atr.shards.prepare import MANIFEST, REJECTED, Settings, kind_of, prepare
-from atr.shards.write import clip_bar
+from atr.shards.progress import clip_bar
 from atr.types import BadSample, Clip
 
 

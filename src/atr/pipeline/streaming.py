@@ -11,8 +11,9 @@ import itertools
 import json
 import random
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -21,6 +22,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from atr.errors import DataError
 from atr.pipeline.dataset import Loaded, Training
 from atr.shards.index import AUDIO_SUFFIXES
+from atr.shards.quarantine import read_quarantine
+from atr.shards.remote import is_remote
 from atr.shards.transfer import PIPE, command_words, file_system, is_http, shown
 from atr.types import BadSample, Sample
 
@@ -50,6 +53,7 @@ class StreamedClips(IterableDataset[Loaded]):
         rank: int,
     ) -> None:
         self.corpus = dict(places)
+        self.left_out = _quarantined(self.corpus)
         self.training, self.seed, self.batches, self.local_batch = training, seed, batches, local_batch
         self.rank = rank
         self._stream: Iterator[Loaded] | None = None
@@ -119,6 +123,8 @@ class StreamedClips(IterableDataset[Loaded]):
                     with open_stream(place) as stream:
                         files = tar_file_expander(iter([{"url": place, "stream": stream}]), handler=note)
                         for sample in group_by_keys(files, handler=note):
+                            if sample["__key__"] in self.left_out.get(place, ()):
+                                continue
                             empty = 0
                             yield sample
                 except Exception as error:
@@ -128,6 +134,16 @@ class StreamedClips(IterableDataset[Loaded]):
                     raise DataError(f"nothing can be streamed; the last try: {reason}")
 
         yield from shuffle(BUFFER, rng=random.Random(seed))(samples())
+
+
+def _quarantined(places: Iterable[str]) -> dict[str, set[str]]:
+    """Tar on this machine -> the keys that `quarantine.jsonl` beside it leaves out."""
+    tars = [Path(place) for place in places if not is_remote(place)]
+    found: dict[str, set[str]] = {}
+    for folder in {tar.parent for tar in tars}:
+        for row in read_quarantine(folder):
+            found.setdefault(str(folder / row.shard), set()).add(row.key)
+    return found
 
 
 @contextmanager

@@ -97,8 +97,8 @@ def _remote_index(url: str, cache: ShardCache) -> ShardIndex:
     return index
 
 
-def missing(opened: Mapping[str, ShardIndex], folder: str) -> list[BadSample]:
-    """What LAION's `sizes.json` counts beyond what the tars hold or are known to have lost."""
+def missing(counts: Mapping[str, tuple[int, int]], folder: str) -> list[BadSample]:
+    """What LAION's `sizes.json` counts beyond what the tars hold or are known to have lost: `counts` by tar."""
     path = Path(folder) / "sizes.json"
     if is_remote(folder) or not path.is_file():
         return []
@@ -109,9 +109,7 @@ def missing(opened: Mapping[str, ShardIndex], folder: str) -> list[BadSample]:
         return []
     missing = []
     for tar, count in sizes.items():
-        index = opened.get(tar)
-        held = len(index) if index else 0
-        known = sum(one.clips for one in index.lost) if index else 0
+        held, known = counts.get(tar, (0, 0))
         if held + known < count:
             reason = f"sizes.json counts {count} samples, {held} can be read"
             missing.append(BadSample(tar, reason, count - held - known))

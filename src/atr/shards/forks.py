@@ -21,6 +21,11 @@ T = TypeVar("T")
 Task = Callable[[Callable[[], None]], T]  # is handed what it calls after each step
 
 
+def available_processors() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass
 class _Running(Generic[T]):
     """A task in its process, and how many steps it has done."""
@@ -115,8 +120,3 @@ def _work(pipe: Connection, inherited: list[Connection], task: Task[Any]) -> Non
     except Exception as error:
         message = ("error", error)
     pipe.send(message)
-
-
-def available_processors() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -22,7 +22,8 @@ from atr.shards.encode import Codec
 from atr.shards.forks import available_processors, run_forked
 from atr.shards.index import index_path, load_index
 from atr.shards.plan import Plan, as_reject, make_plan, read_part
-from atr.shards.write import check_settings, claimed, clip_bar, shard_key, write_shard
+from atr.shards.progress import clip_bar
+from atr.shards.write import check_settings, claimed, shard_key, write_shard
 from atr.types import BadSample, Clip
 
 NOTE = "settings.json"  # in the work folder: what is being done here

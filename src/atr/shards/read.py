@@ -18,9 +18,12 @@ from atr.shards.index import (
     ShardIndex,
     names,
 )
+from atr.shards.quarantine import FILE as QUARANTINE
+from atr.shards.quarantine import left_out
 from atr.shards.remote import is_remote
 from atr.shards.scan import BLOCK, Window
 from atr.shards.transfer import shown
+from atr.types import BadSample
 
 OPEN_FILES = 128  # per set and process; systems often allow 1024 in all
 WHOLE = 1 << 20  # bytes; smaller members are read at once, larger ones as they are needed
@@ -41,9 +44,12 @@ class ShardSet:
     Attributes:
         corpora: names of the corpora; one empty name when `folders` has no names.
         lost: what stands in the tars and cannot be read, by full name.
+        quarantined: what `quarantine.jsonl` beside the shards leaves out, by full name; only files on this machine
+            count, so remote shards have none.
+        left_out: the same as places among all samples of all shards, int64, ascending.
 
     Raises:
-        DataError: a folder is missing or holds no shard.
+        DataError: a folder is missing or holds no shard, a quarantine is damaged or leaves nothing.
     """
 
     def __init__(self, folders: Folders, cache: ShardCache | None = None) -> None:
@@ -58,12 +64,32 @@ class ShardSet:
         self.indexes = [opened[place] for _, place in places]
         self.corpus_of_shard = np.array([corpus for corpus, _ in places])
         self.starts = np.cumsum([0, *(len(index) for index in self.indexes)])
-        self.numbers = np.arange(self.starts[-1])  # the samples kept
+        reasons = left_out(opened.values())
+        self.left_out = np.array(
+            [
+                start + row
+                for index, start in zip(self.indexes, self.starts[:-1].tolist(), strict=True)
+                for row in reasons.get(index.place, ())
+            ],
+            np.int64,
+        )
+        self.numbers = np.setdiff1d(np.arange(self.starts[-1]), self.left_out, assume_unique=True)  # the samples kept
+        self.quarantined = [
+            BadSample(f"{place}:{opened[place].key(row)}", reason)
+            for place, rows in reasons.items()
+            for row, reason in rows.items()
+        ]
+        if len(self.left_out) and not len(self.numbers):
+            raise DataError(
+                f"all {len(self.left_out)} clips are left out by {QUARANTINE}; the first is "
+                f"{self.quarantined[0].key}: {self.quarantined[0].reason}"
+            )
         self.lost = [
             replace(one, key=f"{shown(index.place)}:{one.key}") for index in opened.values() for one in index.lost
         ]
+        counts = {place: (len(index), sum(one.clips for one in index.lost)) for place, index in opened.items()}
         for folder in dict.fromkeys(str(folder) for name in named for folder in named[name]):
-            self.lost += missing(opened, folder)
+            self.lost += missing(counts, folder)
         self._files: dict[tuple[int, int], int] = {}  # (process, shard) -> file descriptor
 
     def __len__(self) -> int:

@@ -13,7 +13,6 @@ import os
 import re
 import signal
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -21,18 +20,16 @@ from pathlib import Path
 from types import FrameType
 
 import webdataset
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from atr.errors import DataError
 from atr.shards.encode import FORMATS, Codec, Sound, encode_clip, refused_rate
 from atr.shards.forks import available_processors, run_forked
 from atr.shards.index import build_index, index_path, write_index
+from atr.shards.progress import clip_bar
 from atr.types import BadSample, Clip
 
 KEY_LENGTH = 95  # characters; a tar header holds names of 100 bytes
 LOCK = ".writing"  # in the folder while it is written
-REFRESH_EVERY = 0.1  # s
 _TEMPORARY = re.compile(r"\.+\d{5,}\.(part|index\.json.*)")
 
 
@@ -277,27 +274,3 @@ def _remove_temporaries(folder: Path) -> None:
     for path in folder.iterdir():
         if _TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def clip_bar(total: int | None, show: bool, what: str = "clips") -> Iterator[Callable[[], None]]:
-    """Yields what is to be called after each clip. No thread draws the bar: a process with threads should not fork."""
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn(what), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[speed]}"),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-        console=console, auto_refresh=False, disable=not (show and console.is_terminal),
-    )  # fmt: skip
-    task = bar.add_task("write", total=total, speed="")
-    began = drawn = time.monotonic()
-    done = 0
-
-    def on_clip() -> None:
-        nonlocal drawn, done
-        now, done = time.monotonic(), done + 1
-        if now - drawn >= REFRESH_EVERY or done == total:
-            drawn = now
-            bar.update(task, completed=done, speed=f"{done / (now - began):.0f} {what}/s", refresh=True)
-
-    with bar:
-        yield on_clip
