@@ -60,8 +60,8 @@ def sound_words(sound: Sound, start: float | None = None, end: float | None = No
         samples = sound.read(at, wanted) if wanted else np.empty((0, 1), np.float32)
         at += len(samples)
         more = 0 < wanted == len(samples) and at < stop
-        mono = np.ascontiguousarray(samples.mean(axis=1), dtype=np.float32)
-        parts.append(resampler.resample_chunk(mono, last=not more))
+        mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+        parts.append(resampler.resample_chunk(np.ascontiguousarray(mono), last=not more))
     return words(np.concatenate(parts))
 
 

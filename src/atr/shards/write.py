@@ -84,7 +84,7 @@ def write_shards(
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = min(workers or processors, len(groups))
     folder.mkdir(parents=True, exist_ok=True)
-    with _claimed(folder), _bar(len(ordered), progress) as on_clip:
+    with _claimed(folder), clip_bar(len(ordered), progress) as on_clip:
         tasks = [
             functools.partial(write_shard, group, folder / f"{number:05d}.tar", codec, sample_rate)
             for number, group in enumerate(groups)
@@ -257,7 +257,7 @@ def _remove_temporaries(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _bar(total: int, show: bool) -> Iterator[Callable[[], None]]:
+def clip_bar(total: int, show: bool) -> Iterator[Callable[[], None]]:
     """Yields what is to be called after each clip. No thread draws the bar: a process with threads should not fork."""
     console = Console(stderr=True)
     bar = Progress(
