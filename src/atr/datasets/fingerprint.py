@@ -126,7 +126,7 @@ class FingerprintIndex:
             tried[pair] = tried.get(pair, 0) + 1
             if tried[pair] > OFFSETS:
                 continue
-            match = _compare(queries[query], self.clips[clip], offset, pair)
+            match = compare(queries[query], self.clips[clip], offset, pair)
             if match is not None and (pair not in best or match.score > best[pair].score):
                 best[pair] = match
         return [best[pair] for pair in sorted(best)]
@@ -156,11 +156,14 @@ def _frames(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
     return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
 
 
-def _compare(query: np.ndarray, clip: np.ndarray, offset: int, pair: tuple[int, int]) -> Match | None:
+def compare(query: np.ndarray, clip: np.ndarray, offset: int, pair: tuple[int, int] = (0, 0)) -> Match | None:
+    """Do the words match where `query` begins `offset` frames later than `clip`?"""
     begin, end = max(0, -offset), min(len(query), len(clip) - offset)
     mine, other = query[begin:end], clip[begin + offset : end + offset]
     heard = (mine != 0) & (other != 0)
     mine, other = mine[heard], other[heard]
+    if not len(mine):
+        return None
     runs = min(_runs(mine), _runs(other))
     error = float(_ones(mine ^ other)) / (32 * len(mine))
     score = (0.5 - error) * 2 * runs**0.5
