@@ -24,7 +24,7 @@ FRAMES = 512  # transformed at a time
 
 MAX_ERROR = 0.35  # share of bits that differ, as in the paper
 MIN_SCORE = 8.0  # standard deviations from what chance gives
-ENOUGH = 128  # runs of equal bits; with fewer, a copy through a lossy codec would not reach MIN_SCORE
+ENOUGH = 128  # runs of equal bits in time; all clicks have the same few, and a lossy copy would not reach MIN_SCORE
 COMMON = 256  # a word that the index holds more often is not looked up
 OFFSETS = 16  # tried for each pair, those with most words in common first
 _ONES = np.array([number.bit_count() for number in range(1 << 16)], np.int64)
@@ -108,7 +108,7 @@ class FingerprintIndex:
         self.clips = clips
         lengths = [len(one) for one in clips]
         every = np.concatenate([*clips, np.empty(0, np.uint32)])
-        clip, frame = np.repeat(np.arange(len(clips)), lengths), _frames(lengths)
+        clip, frame = np.repeat(np.arange(len(clips)), np.asarray(lengths, int)), _frames(lengths)
         order = np.argsort(every, kind="stable")
         self._words, self._clip, self._frame = every[order], clip[order].astype(np.int32), frame[order].astype(np.int32)
 
@@ -117,7 +117,7 @@ class FingerprintIndex:
 
         A pair is compared where the two have a whole word in common. It matches when at most `MAX_ERROR` of the bits
         differ, and when chance would be `MIN_SCORE` standard deviations away: of n runs of equal bits each is right
-        with probability 1/2. Frames that do not change make no runs, so tones and hums prove nothing.
+        with probability 1/2. Words that do not change make no runs, and fewer than `ENOUGH` prove nothing.
         """
         best: dict[tuple[int, int], Match] = {}
         tried: dict[tuple[int, int], int] = {}
@@ -135,7 +135,7 @@ class FingerprintIndex:
         """(query, clip, frames by which the query begins later in the clip), most common words first."""
         lengths = [len(one) for one in queries]
         every = np.concatenate([*queries, np.empty(0, np.uint32)])
-        query, frame = np.repeat(np.arange(len(queries)), lengths), _frames(lengths)
+        query, frame = np.repeat(np.arange(len(queries)), np.asarray(lengths, int)), _frames(lengths)
         first = np.searchsorted(self._words, every, "left")
         count = np.searchsorted(self._words, every, "right") - first
         count[(every == 0) | (count > COMMON)] = 0
@@ -152,7 +152,8 @@ class FingerprintIndex:
 
 def _frames(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
     """0, 1, … for each length, one after the other."""
-    ends = np.cumsum(lengths, dtype=np.int64)
+    lengths = np.asarray(lengths, np.int64)
+    ends = np.cumsum(lengths)
     return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
 
 
@@ -167,7 +168,7 @@ def compare(query: np.ndarray, clip: np.ndarray, offset: int, pair: tuple[int, i
     runs = min(_runs(mine), _runs(other))
     error = float(_ones(mine ^ other)) / (32 * len(mine))
     score = (0.5 - error) * 2 * runs**0.5
-    if error > MAX_ERROR or score < MIN_SCORE:
+    if error > MAX_ERROR or score < MIN_SCORE or runs < ENOUGH:
         return None
     return Match(*pair, error, score, len(mine) * HOP / RATE)
 
