@@ -9,7 +9,8 @@ from atr.config import compose_config
 from atr.errors import CheckpointError, DataError, UsageError
 from atr.experiment import train
 from atr.shards.write import write_shards
-from tests.conftest import make_clips
+from tests.conftest import make_clips, tone
+from tests.pipeline.test_datamodule import add_to_tar, wav
 
 
 @pytest.fixture
@@ -72,6 +73,19 @@ def test_fingerprints_find_what_has_another_name(leaky, tmp_path, capsys):
 def test_a_streamed_set_is_told_to_be_unchecked(leaky, capsys):
     train(leaky("data.streaming=true", "data.streaming_clips=16", "trainer.fast_dev_run=true"))
     assert "leaks: data.train is streamed and was not compared" in capsys.readouterr().out
+
+
+def test_a_remote_set_is_not_fetched_for_it(leaky, monkeypatch, capsys):
+    monkeypatch.setattr("atr.datasets.guard.is_remote", lambda place: True)
+    train(leaky("trainer.fast_dev_run=true"))
+    assert "leaks: data.train is remote and was not compared" in capsys.readouterr().out
+
+
+def test_a_damaged_json_does_not_stop_the_comparison(leaky, shards, capsys):
+    add_to_tar(shards / "00000.tar", [("zz.wav", wav(tone(300))), ("zz.json", b"{")])
+    train(leaky("trainer.fast_dev_run=true", "bad_samples=1.0"))
+    said = capsys.readouterr().out
+    assert "leaks: 8 of 16 training clips" in said and "leaks: 1 clips could not be compared; the first: " in said
 
 
 def test_wrong_settings(leaky):

@@ -6,6 +6,7 @@ from pathlib import Path
 from atr.datasets.overlap import Found, Place, find_leaks, summary
 from atr.errors import DataError, UsageError
 from atr.pipeline.datamodule import AudioTextData
+from atr.shards.remote import is_remote
 
 ACTIONS = ("refuse", "drop", "warn", "ignore")
 FIRST = 3  # leaks printed
@@ -25,8 +26,11 @@ def guard(data: AudioTextData, action: str, by: Sequence[str], exclude_lists: Se
     evaluation: list[Place] = [data.sets[name] for name in ("validation", "test") if name in data.sets]
     if action == "ignore" or not (evaluation or exclude_lists):
         return []
-    if data.streamed:
-        return ["leaks: data.train is streamed and was not compared with the evaluation sets; `atr leaks` does it"]
+    if data.streamed or any(is_remote(index.place) for index in data.sets["train"].indexes):
+        how = "streamed" if data.streamed else "remote"  # all of it would have to be fetched first
+        return [
+            f"leaks: data.train is {how} and was not compared with the evaluation sets; give its manifest to atr leaks"
+        ]
     found = find_leaks([data.sets["train"]], evaluation, by, [Path(path) for path in exclude_lists])
     lines = _bad_lines(found)
     if not found.clips:
