@@ -216,6 +216,37 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command()
+def leaks(
+    train: Annotated[Path, typer.Argument(help="Manifest, shard folder or tar to train on.")],
+    evaluation: Annotated[list[Path], typer.Argument(help="The same, to evaluate on.")],
+    by: Annotated[str, typer.Option(help="Kinds of match, separated by commas.")] = "id,source,file,fingerprint",
+    exclude: Annotated[list[Path] | None, typer.Option(help="List of sources not to train on; repeatable.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the training clips that are in an evaluation set. Exit status 1 when there are any.
+
+    `fingerprint` compares the sound itself; what it hears of a shard is kept beside it.
+
+        atr leaks data/wavcaps/train data/clotho/test data/audiocaps/test
+
+        atr leaks train.jsonl test.jsonl --by id,source,file --json
+
+        atr leaks data/wavcaps/train data/clotho/test --exclude blacklist_exclude_ub8k_esc50_vggsound.json
+    """
+    from atr.datasets.overlap import as_json as written
+    from atr.datasets.overlap import find_leaks, open_place, print_leaks
+
+    kinds = [kind.strip() for kind in by.split(",") if kind.strip()]
+    found = find_leaks([open_place(train)], [open_place(place) for place in evaluation], kinds, exclude or [])
+    if as_json:
+        print(written(found))
+    else:
+        print_leaks(found, kinds)
+    if found.clips:
+        raise typer.Exit(1)
+
+
 @app.command("eval")
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A .ckpt that training wrote.")],

@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from atr.checkpoint import build_model, describe, newest_checkpoint, read_checkpoint
 from atr.config import build, missing
+from atr.datasets.guard import guard
 from atr.errors import AtrError, CheckpointError, UsageError
 from atr.evaluation.encode import check_candidates, check_templates
 from atr.evaluation.run import Evaluation, evaluate, print_scores
@@ -66,6 +67,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     data = build_data(cfg, model)
     if cfg.evaluation.labels:
         check_candidates(cfg.evaluation.labels, data.labels("test"))
+    leaks = guard(data, **cfg.leaks)
     hashes = data_hashes(data)
     if resume is not None:
         check_same_data(resume, hashes)
@@ -80,6 +82,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     trainer = build_trainer(cfg, run_dir, CountBad(ledgers["train"], ledgers["validation"]))
     share_processors(trainer, data.num_workers)
     say(trainer, opening(cfg, model, data, trainer))
+    for line in leaks:
+        say(trainer, line)
     for name, shards in data.sets.items():
         if shards.quarantined:
             say(trainer, f"{name}: {len(shards.quarantined)} clips are left out by {QUARANTINE}")
@@ -89,6 +93,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     remarks = [f"{name}: {line}" for name, ledger in ledgers.items() for line in ledger.lines()]
     for remark in remarks:
         say(trainer, remark)
+    remarks = leaks + remarks
     if "test" not in data.sets or not trainer.is_global_zero or cfg.trainer.fast_dev_run:
         return {}
     return finish(cfg, trained_model(trainer, model), data, run_dir, remarks, trainer.loggers)

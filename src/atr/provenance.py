@@ -55,13 +55,18 @@ def git_revision() -> str | None:
 
 
 def data_hashes(data: AudioTextData) -> dict[str, Any]:
-    """For each set: its clips, and one SHA-256 over its tars' own, the names of its corpora, and what is left out."""
-    result = {}
+    """For each set: its clips, and one SHA-256 over its tars' own and the names of its corpora.
+
+    Where clips are left out, `kept` is the SHA-256 of the numbers of the others.
+    """
+    result: dict[str, dict[str, Any]] = {}
     for name, shards in data.sets.items():
         corpora = [shards.corpora[number] for number in shards.corpus_of_shard]
         parts = [index.sha256 + corpus for index, corpus in zip(shards.indexes, corpora, strict=True)]
-        digest = hashlib.sha256("".join(parts).encode() + shards.left_out.astype("<i8").tobytes()).hexdigest()
+        digest = hashlib.sha256("".join(parts).encode()).hexdigest()
         result[name] = {"clips": len(shards), "shards": len(shards.indexes), "sha256": digest}
+        if len(shards) < shards.starts[-1]:
+            result[name]["kept"] = hashlib.sha256(shards.numbers.astype("<i8").tobytes()).hexdigest()
     return result
 
 
