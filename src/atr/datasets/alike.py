@@ -18,9 +18,9 @@ from atr.errors import DataError
 from atr.pipeline.decode import open_sound
 from atr.shards.forks import Task, run_forked
 from atr.shards.index import ShardIndex
+from atr.shards.progress import clip_bar
 from atr.shards.read import ShardSet
 from atr.shards.remote import is_remote
-from atr.shards.progress import clip_bar
 from atr.types import BadSample
 
 T = TypeVar("T")
