@@ -167,18 +167,19 @@ def _frames(clip: Clip, rate: int, frames: int) -> tuple[int, int]:
 def _blocks(sound: soundfile.SoundFile, clip: Clip) -> Iterator[np.ndarray]:
     """The frames between a clip's start and end: float32 `(<= BLOCK, channels)`.
 
-    Some decoders start without their past after a seek; they get a second before, which is thrown away.
+    Soundfile seeks after every read, and after a seek some decoders start without their past: those get a second
+    before each block, which is thrown away.
     """
-    start, end = _frames(clip, sound.samplerate, sound.frames)
-    if start >= end:
-        return
-    lead = min(start, round(WARM_UP * sound.samplerate)) if sound.subtype in WARMING_UP else 0
-    if start:
-        sound.seek(start - lead)
-        sound.read(lead, dtype="float32")
-    left = end - start
-    while left > 0 and len(block := sound.read(min(left, BLOCK), dtype="float32", always_2d=True)):
-        left -= len(block)
+    at, end = _frames(clip, sound.samplerate, sound.frames)
+    warm_up = round(WARM_UP * sound.samplerate) if sound.subtype in WARMING_UP else 0
+    while at < end:
+        lead = min(at, warm_up)
+        if lead or sound.tell() != at:
+            sound.seek(at - lead)
+        block = sound.read(lead + min(end - at, BLOCK), dtype="float32", always_2d=True)[lead:]
+        if not len(block):
+            return
+        at += len(block)
         yield block
 
 
