@@ -105,6 +105,17 @@ def test_what_is_no_data_set(tmp_path, table):
         corpus.splits(raw)
 
 
+def test_configurations_are_not_mixed(tmp_path, table):
+    for name in ("a/train-00000-of-00001", "b/train-00000-of-00001"):
+        (tmp_path / name).parent.mkdir()
+        parquet.write_table(table[0], tmp_path / f"{name}.parquet")
+    with pytest.raises(UsageError, match=r"has the split 'train' in several folders \(also in b\)"):
+        corpus.splits(Raw(tmp_path, AudioFiles(tmp_path)))
+    assert corpus.splits(Raw(tmp_path / "a", AudioFiles(tmp_path))) == ("train",)
+    (tmp_path / "a" / "train-00000-of-00001.parquet").rename(tmp_path / "a" / "my-own.parquet")
+    assert corpus.splits(Raw(tmp_path / "a", AudioFiles(tmp_path))) == ("all",)
+
+
 def test_what_datasets_itself_saves(tmp_path, table):
     datasets = pytest.importorskip("datasets")
     stored = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}

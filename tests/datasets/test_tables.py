@@ -42,7 +42,7 @@ def test_cp949(table):
     assert table(content, encoding="cp949") == [(2, ("1", "개가 짖는다"))]
     ((line, reason),) = table(content)
     assert line == 2 and reason.startswith("'caption' holds bytes that are not utf-8 (b'\\xb0\\xb3")
-    assert reason.endswith("give the table's encoding, e.g. cp949 or latin-1")
+    assert reason.endswith("give its encoding, e.g. --encoding cp949 or latin-1")
 
 
 def test_bytes_of_another_encoding_cost_their_row_only(table):
@@ -58,10 +58,10 @@ def test_broken_utf16(table):
     content = "id,caption\n1,a\n2,b".encode("utf-16")
     assert table(content[:-1]) == [
         (2, ("1", "a")),
-        (3, "'caption' holds bytes that are not utf-16 (b'\\xef\\xbf\\xbd'); give the table's encoding, "
-            "e.g. cp949 or latin-1"),
+        (3, "'caption' holds bytes that are not utf-16 (b'\\xef\\xbf\\xbd'); give its encoding, "
+            "e.g. --encoding cp949 or latin-1"),
     ]  # fmt: skip
-    with pytest.raises(DataError, match=r"NUL bytes: is it UTF-16 without its mark\? Give the encoding"):
+    with pytest.raises(DataError, match=r"NUL bytes: is it UTF-16 without its mark\? Give --encoding"):
         table("id,caption\n1,a\n".encode("utf-16-le"))
     assert table("id,caption\n1,ä\n".encode("utf-16-le"), encoding="utf-16-le") == [(2, ("1", "ä"))]
     with pytest.raises(DataError, match="cannot be read as utf-16"):
@@ -133,7 +133,7 @@ def test_ids_with_blanks_and_dashes(table):
 def test_nul_bytes(table):
     rows = table(b"id,caption\n1,a\0b\n2,c\n" + b"\0" * 20)
     assert rows == [
-        (2, "'caption' holds NUL bytes: the file is damaged, or is UTF-16 without its mark (encoding utf-16-le)"),
+        (2, "'caption' holds NUL bytes: the file is damaged, or is UTF-16 without its mark (--encoding utf-16-le)"),
         (3, ("2", "c")),
         (4, "has 1 cells instead of 2"),
     ]

@@ -48,6 +48,14 @@ def test_autorecap(tmp_path):
     assert found[2].key == f"{tmp_path / 'list.json'}:2"
 
 
+def test_files_named_as_autorecap_cuts_them(tmp_path):
+    soundfile.write(tmp_path / "fLwkxZ-_LBE_001.wav", tone(300), 16_000)
+    line = {"fLwkxZ-_LBE": {"intervals": [{"start": 1.5, "end": 4}, {"start": 9, "end": 12}]}}
+    first, second = read(tmp_path, "list.json", json.dumps(line), audio=tmp_path)
+    assert first == BadSample("fLwkxZ-_LBE_1.5", f"no file for video 'fLwkxZ-_LBE' below {tmp_path}")
+    assert (second.audio, second.start, second.end) == (str(tmp_path / "fLwkxZ-_LBE_001.wav"), None, None)
+
+
 def test_ambience_audio_has_no_times(tmp_path):
     content = "id,title,thumbnailUrl,caption\nvv_OXBHrgDQ,Pond,https://i.ytimg.com/x.jpg,frogs\n"
     assert read(tmp_path, "train.csv", content) == [

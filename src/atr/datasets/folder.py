@@ -90,7 +90,7 @@ def _described(clip: Clip, sound: Path, encoding: str) -> Clip | BadSample:
                 lines = [line.strip() for line in content.splitlines() if line.strip()]
                 clip = replace(clip, captions=[*clip.captions, *(one for one in lines if one not in clip.captions)])
         except UnicodeError as error:
-            return BadSample(str(text), f"is not {encoding} ({error}); give the encoding, e.g. cp949 or latin-1")
+            return BadSample(str(text), f"is not {encoding} ({error}); give it, e.g. --encoding cp949 or latin-1")
         except (ValueError, RecursionError) as error:
             return BadSample(str(text), f"is no JSON ({error})")
         except LookupError:

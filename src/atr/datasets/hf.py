@@ -113,6 +113,7 @@ def _files(root: Path) -> dict[str, list[Path]]:
 
     Raises:
         DataError: the folder is no data set.
+        UsageError: it holds several configurations.
     """
     if (listed := root / "dataset_dict.json").is_file():
         return {name: _saved(root / name) for name in _json(listed).get("splits", [])}
@@ -121,9 +122,16 @@ def _files(root: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for file in sorted(root.rglob("*.parquet")):
         if not any(part.startswith(".") for part in file.relative_to(root).parts):
-            match = _SHARD.fullmatch(file.stem)
+            match = None if file.stem.isdigit() else _SHARD.fullmatch(file.stem)
             # The hub's own conversion has CONFIGURATION/SPLIT/0000.parquet.
-            found.setdefault(file.parent.name if file.stem.isdigit() or not match else match["split"], []).append(file)
+            split = match["split"] if match else ALL if file.parent == root else file.parent.name
+            found.setdefault(split, []).append(file)
+    for split, files in found.items():
+        if several := sorted({str(file.parent.relative_to(root)) for file in files})[1:]:
+            raise UsageError(
+                f"{root}: has the split {split!r} in several folders (also in {several[0]}), which are different "
+                "configurations of the data set; give the folder of one of them as the root"
+            )
     if not found:
         raise DataError(f"{root}: has neither dataset_dict.json, state.json nor *.parquet of a Hugging Face data set")
     return found

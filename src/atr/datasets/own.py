@@ -49,15 +49,16 @@ class Columns:
 
     def values(self, row: Mapping[str, Any], name: str) -> list[Any]:
         """What a row holds for a field: the values that are not empty, lists taken apart."""
-        columns = self.names.get(name) or [column for column in (name, f"{name}s") if column in row][:1]
         values: list[Any] = []
-        for column in columns:
+        for column in self.names.get(name) or (name if name in row else f"{name}s",):
             if column in row:
                 self.missing.discard(column)
                 value = row[column]
-                values += value if isinstance(value, list | tuple) else [value]
-        values = [value.strip() if isinstance(value, str) else value for value in values]
-        return [value for value in values if value not in (None, "") and value == value]  # NaN is empty, too
+                for one in value if isinstance(value, list | tuple) else (value,):
+                    text = one.strip() if isinstance(one, str) else one
+                    if text not in (None, "") and text == text:  # NaN is empty, too
+                        values.append(text)
+        return values
 
     def check(self, there: Iterable[str]) -> None:
         """Are the given columns among those of the table?

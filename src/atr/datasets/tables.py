@@ -87,7 +87,7 @@ def read_table(
     except LookupError:
         raise DataError(f"{path}: no encoding is called {encoding!r}; try utf-8, cp949 or latin-1") from None
     except UnicodeError as error:
-        raise DataError(f"{path}: cannot be read as {encoding} ({error}); give the table's encoding") from None
+        raise DataError(f"{path}: cannot be read as {encoding} ({error}); give its encoding with --encoding") from None
 
 
 def read_header(path: Path, delimiter: str, encoding: str) -> list[str]:
@@ -100,7 +100,7 @@ def read_header(path: Path, delimiter: str, encoding: str) -> list[str]:
         with _open(path, encoding) as file:
             return _header(csv.reader(_Lines(file, ""), delimiter=delimiter, strict=True), path)
     except (OSError, LookupError, UnicodeError) as error:
-        raise DataError(f"{path}: cannot be read as {encoding} ({error}); give the table's encoding") from None
+        raise DataError(f"{path}: cannot be read as {encoding} ({error}); give its encoding with --encoding") from None
 
 
 def find_delimiter(path: Path, encoding: str) -> str:
@@ -113,7 +113,7 @@ def find_delimiter(path: Path, encoding: str) -> str:
         with _open(path, encoding) as file:
             line = next(_Lines(file, ""), "")
     except (OSError, LookupError, UnicodeError) as error:
-        raise DataError(f"{path}: cannot be read as {encoding} ({error}); give the table's encoding") from None
+        raise DataError(f"{path}: cannot be read as {encoding} ({error}); give its encoding with --encoding") from None
     return max(",\t;|", key=line.count)
 
 
@@ -208,9 +208,9 @@ def _check_header(names: list[str], columns: Sequence[str], path: Path, delimite
     if absent := [name for name in columns if name not in names]:
         hint = ""
         if _UNREADABLE.search("".join(names)):
-            hint = f"; it holds bytes that are not {encoding}: give the table's encoding, e.g. cp949 or latin-1"
+            hint = f"; it holds bytes that are not {encoding}: give its encoding, e.g. --encoding cp949 or latin-1"
         if "\0" in "".join(names):
-            hint = "; it holds NUL bytes: is it UTF-16 without its mark? Give the encoding, e.g. utf-16-le"
+            hint = "; it holds NUL bytes: is it UTF-16 without its mark? Give --encoding utf-16-le"
         for other, plural in DELIMITERS.items():
             if other != delimiter and any(name in columns for joined in names for name in joined.split(other)[1:]):
                 hint = f"; its cells are separated by {plural}, not by {DELIMITERS.get(delimiter, repr(delimiter))}"
@@ -236,9 +236,9 @@ def _damage(cell: str, encoding: str) -> str:
     """What is wrong with a cell that is needed, or nothing."""
     if not cell.isascii() and (_UNREADABLE.search(cell) or (encoding == "utf-16" and "\ufffd" in cell)):
         held = cell[:40].encode(errors="surrogateescape")
-        return f"holds bytes that are not {encoding} ({held!r}); give the table's encoding, e.g. cp949 or latin-1"
+        return f"holds bytes that are not {encoding} ({held!r}); give its encoding, e.g. --encoding cp949 or latin-1"
     if "\0" in cell:
-        return "holds NUL bytes: the file is damaged, or is UTF-16 without its mark (encoding utf-16-le)"
+        return "holds NUL bytes: the file is damaged, or is UTF-16 without its mark (--encoding utf-16-le)"
     if _SPREADSHEET_ERROR.fullmatch(cell):
         return f"is {cell}, which a spreadsheet put there; take the original table"
     if _SPREADSHEET_NUMBER.fullmatch(cell):

@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from atr.datasets.audio_files import AudioFiles
 from atr.datasets.corpus import Card, Raw
 from atr.datasets.jsonl import json_lines
 from atr.datasets.own import ALL, FIELDS, Columns, Record, find_table, rows_of, splits_of
@@ -38,6 +40,7 @@ ALIASES = {
     "caption": ("caption", "captions", "text", "autocap_caption"),
     "label": ("label", "labels", "tags"),
 }
+_CUT = " cut"  # a column of our own
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 _URL = re.compile(r"(?:v=|youtu\.be/|/embed/|/shorts/)([A-Za-z0-9_-]{11})(?![A-Za-z0-9_-])")
 _FLICKR = re.compile(r"(?:https?://(?:www\.)?flickr\.com/photos/[^/]+/)?(\d{6,12})/?")
@@ -64,11 +67,17 @@ def read(raw: Raw, split: str) -> Iterator[Clip | BadSample]:
             continue
         there.update(dict.fromkeys(row[1]))
         clip = _clip(row, columns, split)
-        if isinstance(clip, BadSample):
-            yield clip
-        else:
-            yield raw.audio.video(clip, clip.audio, clip.start, clip.end)
+        yield clip if isinstance(clip, BadSample) else _placed(raw.audio, clip, row[1].get(_CUT))
     columns.check(there)
+
+
+def _placed(audio: AudioFiles, clip: Clip, cut: str | None) -> Clip | BadSample:
+    """The clip with its file; `cut` is the name under which AutoReCap's own script keeps the stretch."""
+    placed = audio.video(clip, clip.audio, clip.start, clip.end)
+    if cut and isinstance(placed, BadSample):
+        stretch = audio.named(replace(clip, start=None, end=None), cut)
+        return placed if isinstance(stretch, BadSample) else stretch
+    return placed
 
 
 def _columns(raw: Raw, path: Path) -> Columns:
@@ -101,7 +110,8 @@ def _intervals(row: Record) -> Iterator[Record]:
         yield _aliased(row)
     for video, intervals in nested.items():
         for number, one in enumerate(intervals if isinstance(intervals, list) else []):
-            yield _aliased((f"{where}: {video}[{number}]", {"id": video, **(one if isinstance(one, dict) else {})}))
+            named = {"id": video, _CUT: f"{video}_{number:03d}", **(one if isinstance(one, dict) else {})}
+            yield _aliased((f"{where}: {video}[{number}]", named))
 
 
 def _aliased(row: Record) -> Record:
