@@ -44,6 +44,8 @@ def read(raw: Raw, split: str) -> Iterator[Clip | BadSample]:
             elif video in seen:
                 yield BadSample(where, f"{video} stands in {seen[video]} already")
             else:
+                if text != video:
+                    yield BadSample(where, f"{text!r} has blanks around the id {video}, which is taken", clips=0)
                 seen[video] = f"videos[{key!r}][{number}]"
                 clip = Clip(
                     id=video, audio="", labels=_labels(key), split=split, source=f"youtube:{video}", dataset=CARD.name,

@@ -15,7 +15,7 @@ from atr.datasets.corpus import Corpus, Raw, corpus_names, find_corpus
 from atr.datasets.manifest import read_manifest, write_manifest
 from atr.errors import AtrError, DataError, UsageError
 from atr.shards.plan import as_reject
-from atr.shards.prepare import MANIFEST, REJECTED, Settings, kind_of, prepare
+from atr.shards.prepare import MANIFEST, REJECTED, REMARKS, Settings, kind_of, prepare
 from atr.shards.progress import clip_bar
 from atr.types import BadSample, Clip
 
@@ -71,8 +71,8 @@ def prepare_corpus(
     if not root.exists():
         raise DataError(f"{root} does not exist; --root is where the publisher's files of {corpus.CARD.name} lie")
     settings.check()
-    root = root.absolute()
-    folder = None if tables_only else (audio_dir or (root if root.is_dir() else root.parent)).absolute()
+    root = root.resolve()
+    folder = None if tables_only else (audio_dir or (root if root.is_dir() else root.parent)).resolve()
     raw = Raw(root, AudioFiles(folder), columns or {}, encoding)
     sources = _excluded(exclude)
     done = []
@@ -112,7 +112,7 @@ def shard_manifest(
     Raises:
         DataError: a line of the manifest is no clip, or no clip can be stored.
     """
-    here = manifest.absolute().parent
+    here = manifest.resolve().parent
     clips = (replace(clip, audio=str(here / clip.audio)) for clip in read_manifest(manifest))
     sources = _excluded(exclude)
     try:
@@ -144,6 +144,8 @@ def print_prepared(done: Sequence[Prepared]) -> None:
             console.print(f"{one.split}: {count} left out: {reason}", markup=False)
         if one.summary.get("rejected"):
             console.print(f"{one.split}: each of them in {one.folder / REJECTED}", markup=False)
+        if (one.folder / REMARKS).is_file():
+            console.print(f"{one.split}: remarks in {one.folder / REMARKS}", markup=False)
         if clipped := one.summary.get("clipped_samples"):
             console.print(f"{one.split}: {clipped} waveform samples lay beyond full scale and were clipped")
 
@@ -193,21 +195,24 @@ def _list(rows: Iterator[Clip | BadSample], folder: Path, progress: bool) -> dic
     """A manifest of what a corpus's tables list, without a look at the sound."""
     folder.mkdir(parents=True, exist_ok=True)
     counts, reasons = {"listed": 0, "clips": 0, "captions": 0}, Counter[str]()
+    rejected, remarks = folder / REJECTED, folder / REMARKS
 
     def clips() -> Iterator[Clip]:
-        with (folder / REJECTED).open("wb") as rejected, clip_bar(None, progress, "rows") as on_row:
+        with clip_bar(None, progress, "rows") as on_row, rejected.open("wb") as rejects, remarks.open("wb") as remarked:
             for row in rows:
                 on_row()
-                counts["listed"] += row.clips if isinstance(row, BadSample) else 1
                 if isinstance(row, BadSample):
-                    rejected.write(as_reject(row))
-                    reasons[kind_of(row.reason)] += 1
+                    (rejects if row.clips else remarked).write(as_reject(row))
+                    counts["listed"] += row.clips
+                    reasons.update([kind_of(row.reason)] if row.clips else [])
                     continue
+                counts["listed"] += 1
                 counts["clips"] += 1
                 counts["captions"] += len(row.captions)
                 yield row
 
     write_manifest(clips(), folder / MANIFEST)
-    if not reasons:
-        (folder / REJECTED).unlink()
+    for path in (rejected, remarks):
+        if not path.stat().st_size:
+            path.unlink()
     return counts | {"rejected": dict(reasons.most_common())}

@@ -28,7 +28,7 @@ from atr.types import BadSample, Clip
 
 NOTE = "settings.json"  # in the work folder: what is being done here
 WORK = ".prepare"  # the folder of the plan, and of what became of each shard
-SUMMARY, MANIFEST, REJECTED = "summary.json", "manifest.jsonl", "rejected.jsonl"
+SUMMARY, MANIFEST, REJECTED, REMARKS = "summary.json", "manifest.jsonl", "rejected.jsonl", "remarks.jsonl"
 _PATH_BEFORE = re.compile(r"^[^:]*/.*?: ")
 _OF_ONE_CLIP = re.compile(r"'[^']*'|\"[^\"]*\"|\S*/\S*|\b[\w-]*\d[\w.:-]*")
 
@@ -230,7 +230,7 @@ def _where(plan: Plan, tars: list[Path], number: int, done: int) -> str:
 def _finish(plan: Plan, folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
     """Writes what tells of all shards together; the summary is the last, and says that all is done."""
     work, sizes, clipped = folder / WORK, {}, 0
-    rejected, remarks = work / REJECTED, work / "remarks.jsonl"
+    rejected, remarks = work / REJECTED, work / REMARKS
     reasons = Counter(kind_of(one.reason) for one in _rejects(rejected))
     with rejected.open("ab") as rejects, remarks.open("ab") as remarked:
         for number in range(len(plan.counts)):
