@@ -244,7 +244,7 @@ def cost(originals: list[np.ndarray], seconds: float, decoded: float, clips: int
         row("speed/sound", decoded / seconds, "s of sound per s and core", decoded / seconds),
         row(f"index of {len(every[:clips])} clips", made, "s", made),
         row(f"search among {len(every[:clips])} clips", searched, "s per 1000 clips", searched),
-        row("memory of the index", size * 12 / 1e6, "MB", size * 12 / 1e6),
+        row("memory of the index", size * 12 / 1e6 + 16.8, "MB", size * 12 / 1e6 + 16.8),
         row("stored", 4 * size / len(every[:clips]), "bytes per clip", 4 * size / len(every[:clips])),
     ]
 
