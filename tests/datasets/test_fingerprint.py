@@ -76,12 +76,13 @@ def test_other_sounds_do_not_match(index):
     assert index.search([words(soxr.resample(bursts(seed), 44_100, RATE)) for seed in range(100, 160)]) == []
 
 
-def test_tones_of_one_pitch_do_not_match():
+def test_a_tone_cannot_be_matched():
     time = np.arange(6 * 44_100) / 44_100
     tones = [0.2 * np.sin(2 * np.pi * 440 * time), 0.25 * np.sin(2 * np.pi * 440 * time + 1)]
     for kind in ("FLAC", "OGG", "MP3"):
         one, other = (of(as_file(tone.astype(np.float32), 44_100, kind)) for tone in tones)
         assert FingerprintIndex([one]).search([other]) == []
+        assert not can_be_matched(one) and not can_be_matched(other)
 
 
 def test_silence_clicks_and_short_sounds_never_match():
@@ -93,6 +94,13 @@ def test_silence_clicks_and_short_sounds_never_match():
         assert not can_be_matched(found)
         assert FingerprintIndex([found]).search([found]) == []
     assert (words(faint) == 0).all() and len(words(np.zeros(4096 + HOP - 1, np.float32))) == 0
+
+
+def test_one_wrong_bit_in_each_word_is_looked_up():
+    found = words(soxr.resample(bursts(7), 44_100, RATE))
+    wrong = np.where(found, found ^ (np.uint32(1) << (np.arange(len(found), dtype=np.uint32) % 32)), 0)
+    (match,) = FingerprintIndex([found]).search([wrong.astype(np.uint32)])
+    assert match.error == pytest.approx(1 / 32)
 
 
 def test_steady_noise_is_recognised_by_its_course():

@@ -4,12 +4,14 @@ import json
 from dataclasses import replace
 
 import pytest
+import soundfile
 
 from atr.config import compose_config
 from atr.errors import CheckpointError, DataError, UsageError
 from atr.experiment import train
 from atr.shards.write import write_shards
 from tests.conftest import make_clips, tone
+from tests.datasets.test_fingerprint import bursts
 from tests.pipeline.test_datamodule import add_to_tar, wav
 
 
@@ -63,11 +65,17 @@ def test_the_same_folder_to_train_and_test_is_one_line(tiny, capsys):
         train(tiny("leaks.action=drop"))
 
 
-def test_fingerprints_find_what_has_another_name(leaky, tmp_path, capsys):
-    train(leaky("leaks.by=[fingerprint]", "trainer.fast_dev_run=true"))
-    assert (tmp_path / "shards" / "00000.fingerprint.npz").is_file()
-    said = capsys.readouterr().out
-    assert "leaks: 8 of 16 training clips are in" in said and "(8 by fingerprint)" in said  # two, and six renamed
+def test_fingerprints_find_what_has_another_name(tiny, tmp_path, capsys):
+    clips = make_clips(tmp_path / "more")
+    for number, one in enumerate(clips):
+        soundfile.write(one.audio, bursts(number, 3.0, 16_000), 16_000)
+    renamed = [replace(one, id=f"own{n:03d}", source=f"elsewhere{n}") for n, one in enumerate(clips[6:8])]
+    write_shards(clips[:12], tmp_path / "train")
+    write_shards(renamed, tmp_path / "test", codec="ogg")
+    own = [f"data.train=[{tmp_path / 'train'}]", f"data.test=[{tmp_path / 'test'}]", "trainer.fast_dev_run=true"]
+    train(tiny("leaks.by=[id,fingerprint]", *own))
+    assert (tmp_path / "train" / "00000.fingerprint.npz").is_file()
+    assert "leaks: 2 of 12 training clips are in" in (said := capsys.readouterr().out) and "(2 by fingerprint)" in said
 
 
 def test_a_streamed_set_is_told_to_be_unchecked(leaky, capsys):

@@ -19,6 +19,8 @@ WINDOW = 4096  # samples, 0.37 s
 HOP = 256  # samples, 23 ms
 EDGES = np.round(np.geomspace(200.0, 4000.0, 34) * WINDOW / RATE).astype(int)  # of the 33 bands, FFT bins
 SILENT = 10**-6.5  # mean square in the bands: -65 dB of full scale
+FAINT = 1e-6  # of a frame's energy; a tone has less than this in most bands: rounding and the codec, not a sound.
+BANDS = 16  # that must have more; 0.02 % of the frames of ESC-10 and UrbanSound8K have fewer, a tone has up to 8
 BLOCK = 60  # s decoded at a time
 FRAMES = 512  # transformed at a time
 
@@ -66,7 +68,7 @@ def sound_words(sound: Sound, start: float | None = None, end: float | None = No
 
 
 def words(waveform: np.ndarray) -> np.ndarray:
-    """The words of a mono sound at `RATE` Hz, one for each `HOP`; 0 stands for silence.
+    """The words of a mono sound at `RATE` Hz, one for each `HOP`; 0 stands for silence and for tones.
 
     Args:
         waveform: float32 `(T,)`.
@@ -82,7 +84,9 @@ def words(waveform: np.ndarray) -> np.ndarray:
     slope = energy[:, :-1] - energy[:, 1:]
     bits = slope[1:] > slope[:-1]
     found = (bits.astype(np.uint32) << _SHIFTS).sum(axis=1, dtype=np.uint32)
-    return np.where(energy[1:].sum(axis=1) > SILENT, np.maximum(found, 1), 0).astype(np.uint32)
+    whole = energy[1:].sum(axis=1)
+    wide = (energy[1:] > FAINT * whole[:, None]).sum(axis=1) >= BANDS
+    return np.where((whole > SILENT) & wide, np.maximum(found, 1), 0).astype(np.uint32)
 
 
 def _energies(frames: np.ndarray) -> np.ndarray:
@@ -109,13 +113,15 @@ class FingerprintIndex:
         lengths = [len(one) for one in clips]
         every = np.concatenate([*clips, np.empty(0, np.uint32)])
         clip, frame = np.repeat(np.arange(len(clips)), np.asarray(lengths, int)), _frames(lengths)
-        order = np.argsort(every, kind="stable")
+        order = np.argsort(every, kind="stable")[np.count_nonzero(every == 0) :]  # silence is not looked for
         self._words, self._clip, self._frame = every[order], clip[order].astype(np.int32), frame[order].astype(np.int32)
+        self._may_hold = np.zeros(1 << 24, bool)  # by the upper 24 bits: most words need no search
+        self._may_hold[self._words >> np.uint32(8)] = True
 
     def search(self, queries: Sequence[np.ndarray]) -> list[Match]:
         """The pairs that hold the same stretch, each once, in the order of the queries.
 
-        A pair is compared where the two have a whole word in common. It matches when at most `MAX_ERROR` of the bits
+        A pair is compared where two words differ in one bit or none. It matches when at most `MAX_ERROR` of the bits
         differ, and when chance would be `MIN_SCORE` standard deviations away: of n runs of equal bits each is right
         with probability 1/2. Words that do not change make no runs, and fewer than `ENOUGH` prove nothing.
         """
@@ -132,13 +138,15 @@ class FingerprintIndex:
         return [best[pair] for pair in sorted(best)]
 
     def _candidates(self, queries: Sequence[np.ndarray]) -> list[tuple[int, int, int]]:
-        """(query, clip, frames by which the query begins later in the clip), most common words first."""
+        """(query, clip, frames by which the query begins later in the clip), most words in common first."""
         lengths = [len(one) for one in queries]
         every = np.concatenate([*queries, np.empty(0, np.uint32)])
         query, frame = np.repeat(np.arange(len(queries)), np.asarray(lengths, int)), _frames(lengths)
-        first = np.searchsorted(self._words, every, "left")
-        count = np.searchsorted(self._words, every, "right") - first
-        count[(every == 0) | (count > COMMON)] = 0
+        place, word = self._near(every)
+        first = np.searchsorted(self._words, word, "left")
+        count = np.searchsorted(self._words, word, "right") - first
+        count[count > COMMON] = 0
+        query, frame = query[place], frame[place]
         at = np.repeat(first, count) + _frames(count)
         offset = self._frame[at] - np.repeat(frame, count)
         triples = np.stack([np.repeat(query, count), self._clip[at], offset])
@@ -148,6 +156,16 @@ class FingerprintIndex:
         found = np.stack(np.unravel_index(ordered, shape), axis=1)
         found[:, 2] -= 1 << 30
         return [(int(q), int(c), int(o)) for q, c, o in found]
+
+    def _near(self, every: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The words to look up, which differ in one bit at most: places in `every`, and words the index may hold."""
+        places, near = [], []
+        for flip in [0, *(1 << bit for bit in range(32))]:
+            looked = every ^ np.uint32(flip)
+            place = np.flatnonzero(self._may_hold[looked >> np.uint32(8)] & (every != 0))
+            places.append(place)
+            near.append(looked[place])
+        return np.concatenate(places), np.concatenate(near)
 
 
 def _frames(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
