@@ -6,7 +6,9 @@ import shlex
 import pytest
 
 from atr.cli import app
+from atr.cli_data import data
 from atr.config import compose_config
+from atr.datasets.corpus import corpus_names, find_corpus
 from tests.conftest import ROOT, make_clips
 
 README = (ROOT / "README.md").read_text()
@@ -38,9 +40,19 @@ def test_every_file_of_the_tree_is_there_and_every_room_is_in_it():
 
 
 def test_the_verbs_of_the_readme_are_those_of_the_command():
-    verbs = {command.name or command.callback.__name__ for command in app.registered_commands}
+    commands = [*app.registered_commands, *data.registered_commands]
+    verbs = {command.name or command.callback.__name__ for command in commands}
     assert set(re.findall(r"\batr (\w+) CHECKPOINT", README)) <= verbs
-    assert verbs == {"train", "eval", "classify", "doctor"}
+    assert verbs == {
+        "train", "eval", "classify", "doctor", "corpora", "prepare", "shard", "check", "leaks", "stats",
+    }  # fmt: skip
+    assert set(re.findall(r"^atr (\w+) ", README, re.MULTILINE)) <= verbs
+
+
+def test_every_corpus_of_the_readme_exists_and_those_unverified_are_marked():
+    row = next(line for line in README.splitlines() if line.startswith("| `audiocaps`"))
+    marked = {name: bool(star) for name, star in re.findall(r"`(\w+)`(\\\*)?", row)}
+    assert marked == {name: bool(find_corpus(name).CARD.unverified) for name in corpus_names()}
 
 
 def test_your_own_sounds_as_the_readme_does_it(tmp_path, monkeypatch):
