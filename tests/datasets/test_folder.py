@@ -81,7 +81,7 @@ def test_bad_texts(tmp_path, raw):
     assert a.key == str(tmp_path / "a.txt") and a.reason.startswith("is not utf-8 (")
     assert b.key == str(tmp_path / "b.json") and b.reason.startswith("is no JSON (")
     assert c == BadSample(str(tmp_path / "c.json"), "is a list, not an object")
-    assert d.reason == "duration is 'long'; allowed is float | None"
+    assert d.reason == "duration is 'long'; allowed is seconds, 0 or more, or null"
     assert e.id == "e" and again == BadSample("e.wav", "has the same name as e.flac; keep one of them")
     latin = Raw(tmp_path, AudioFiles(tmp_path), {}, "latin-1")
     assert next(corpus.read(latin, "all")).captions == ["café"]

@@ -62,7 +62,11 @@ def test_bad_rows_and_excluded_sources_are_listed(tmp_path):
     assert [one.id for one in plan.shard(0)] == ["a"] and len(counted) == 5
     text = (tmp_path / "rejected.jsonl").read_text()
     assert '{"clip": "b", "reason": "its source youtube:2 is on an exclusion list"}' in text
-    assert '{"clip": "table.csv:7", "reason": "has 3 cells"}' in text and "no Unicode" in text and plan.rejected == 3
+    assert (
+        '{"clip": "table.csv:7", "reason": "has 3 cells"}' in text
+        and "cannot be written to a manifest" in text
+        and plan.rejected == 3
+    )
     assert "extra.csv:1" in (tmp_path / "remarks.jsonl").read_text() and "extra" not in text
 
 

@@ -124,7 +124,7 @@ class _Questions:
                 yield BadSample(row.where, f"{row['id']!r} is no YouTube id with or without times", clips=0)
             elif not answered:
                 yield BadSample(row.where, "holds no question with an answer", clips=0)
-            elif not _is_text(answered):
+            elif any("\ufffd" in part for pair in answered for part in pair):
                 yield BadSample(row.where, "holds bytes that are no UTF-8", clips=0)
             else:
                 found = [(_name(place[0], place[1]), row.where, *pair) for pair in answered]
@@ -155,13 +155,6 @@ def _answered(row: Row) -> list[tuple[str, str]]:
     if "question" in columns and "answer" in columns:
         return [(columns["question"], columns["answer"])] if columns["question"] and columns["answer"] else []
     return [pair for name, cell in row.cells.items() if name != "id" and (pair := _pair(cell))]
-
-
-def _is_text(pairs: list[tuple[str, str]]) -> bool:
-    try:
-        return bool("".join(part for pair in pairs for part in pair).encode())
-    except UnicodeEncodeError:
-        return False
 
 
 def _pair(cell: str) -> tuple[str, str] | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from atr.datasets.manifest import as_line, from_line
+from atr.errors import DataError
 from atr.shards.write import shard_key
 from atr.types import BadSample, Clip
 
@@ -129,8 +130,8 @@ def _sort(
         if isinstance(row, Clip):
             try:
                 line = as_line(row).encode()
-            except UnicodeEncodeError as error:
-                row = BadSample(row.id, f"its text is no Unicode ({error}); read it again with the right encoding")
+            except DataError as error:
+                row = BadSample(row.id, str(error))
         if isinstance(row, BadSample):
             database.execute("INSERT INTO rows VALUES (?, NULL, ?)", (bytes([row.clips > 0]), as_reject(row)))
         else:
