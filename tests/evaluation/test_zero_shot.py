@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from atr.evaluation.encode import label_text
 from atr.evaluation.zero_shot import zero_shot
+from atr.pipeline.text import label_text
 
 
 def test_accuracy_top5_confusion_and_recall():

@@ -3,13 +3,14 @@
 import io
 import json
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from atr.errors import AtrError, DataError
+from atr.errors import AtrError, DataError, UsageError
 from atr.models.mel import LogMel
 from atr.pipeline.datamodule import AudioTextData
 from atr.pipeline.mixture import Mixture
@@ -276,3 +277,16 @@ def test_a_long_clip_whose_shard_fails_while_it_is_decoded_is_bad_and_not_short(
     monkeypatch.setattr(ShardSet, "pread", failing)
     batch = next(iter(data.evaluation_loader("test")))
     assert not batch.samples and batch.bad[0].reason == "the server is gone"
+
+
+def test_captions_are_made_of_labels_on_request_only(tmp_path, clips, tokenizer):
+    labelled = [replace(clip, captions=[], labels=["dog_bark", "rain"]) for clip in clips]
+    labelled[0] = replace(clips[0], captions=["its own caption"])
+    write_shards(labelled, tmp_path / "labelled", codec="flac")
+    data = module(tmp_path / "labelled", tokenizer, label_template="The sounds of {labels}")
+    captions = {sample.captions[0] for batch in epoch(data) for sample in batch.samples}
+    assert captions == {"its own caption", "The sounds of dog bark and rain"}
+    with pytest.raises(DataError, match=r"but labels: data\.label_template makes captions of them"):
+        epoch(module(tmp_path / "labelled", tokenizer))
+    with pytest.raises(UsageError, match=r"data\.label_template 'sounds' has no {labels} in it"):
+        module(tmp_path / "labelled", tokenizer, label_template="sounds")

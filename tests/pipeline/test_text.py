@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from atr.errors import DataError
-from atr.pipeline.text import WordMask, captions_of
+from atr.pipeline.text import WordMask, captions_of, label_caption
 
 
 def test_a_quarter_of_the_words_is_hidden():
@@ -45,3 +45,9 @@ def test_captions_are_a_list_or_one_string_and_blank_ones_do_not_count():
         captions_of({"text": {"a": 1}})
     with pytest.raises(DataError, match="of type list"):
         captions_of({"text": [1]})
+
+
+def test_captions_of_labels():
+    assert label_caption(["dog_bark"], "The sound of {labels}") == "The sound of dog bark"
+    assert label_caption(["a", "b_c"], "{labels}!") == "a and b c!"
+    assert label_caption(["a", "b", "c"], "The sounds of {labels}") == "The sounds of a, b and c"

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from atr.errors import UsageError
 from atr.models.clap import Clap
+from atr.pipeline.text import label_text
 from atr.types import Batch, Encoded
 
 Part = tuple[Tensor, Batch]  # a batch and its clips' embeddings (B, D) on the CPU
@@ -87,8 +88,3 @@ def check_candidates(candidates: Sequence[str], labels: Collection[str]) -> None
         raise UsageError(
             f"evaluation.labels lacks {unknown[0]!r}, which stands on clips of the set; it has {', '.join(candidates)}"
         )
-
-
-def label_text(label: str) -> str:
-    """`dog_bark` -> `dog bark`."""
-    return label.replace("_", " ")

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from atr.evaluation.encode import label_text
 from atr.evaluation.zero_shot import ZeroShot
+from atr.pipeline.text import label_text
 from atr.types import Encoded
 
 SHOWN = 200  # clips and captions in the similarity picture

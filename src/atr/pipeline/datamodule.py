@@ -49,6 +49,7 @@ class AudioTextData(pl.LightningDataModule):
         streaming_clips: that make an epoch then.
         exclude_labels: clips with one of these labels are left out of training and validation.
         only_labels: the test set keeps clips with one of these labels only; empty keeps all.
+        label_template: makes captions for training clips that have labels only; None refuses such clips.
     """
 
     def __init__(
@@ -73,13 +74,16 @@ class AudioTextData(pl.LightningDataModule):
         streaming_clips: int | None = None,
         exclude_labels: Sequence[str] = (),
         only_labels: Sequence[str] = (),
+        label_template: str | None = None,
     ) -> None:
         super().__init__()
         self.tokenizer, self.batch_size, self.seed = tokenizer, batch_size, seed
         self.num_workers = default_workers() if num_workers is None else num_workers
         mask = tokenizer.mask_token
         self.listening = Listening(seconds, sample_rate, mask, stereo)
-        self.training = Training(seconds, sample_rate, mask, stereo, transform, word_mask, mix)
+        self.training = Training(seconds, sample_rate, mask, stereo, transform, word_mask, mix, label_template)
+        if label_template is not None and "{labels}" not in label_template:
+            raise UsageError(f"data.label_template {label_template!r} has no {{labels}} in it")
         self.mixture = mixture or Mixture()
         self.resume_at: tuple[int, int] | None = None  # epoch, batches of it that are done
         self.streaming_clips = streaming_clips

@@ -10,7 +10,7 @@ from atr.errors import DataError
 from atr.pipeline.audio import decode_clip, to_int16
 from atr.pipeline.augment import Augmentation, augment
 from atr.pipeline.pair import PairMix
-from atr.pipeline.text import WordMask, captions_of, labels_of
+from atr.pipeline.text import WordMask, captions_of, label_caption, labels_of
 from atr.shards.read import ShardSet
 from atr.shards.scan import Window
 from atr.types import BadSample, Draw, Sample
@@ -64,9 +64,11 @@ class Training(Listening):
         transform: Augmentation | None = None,
         word_mask: WordMask | None = None,
         mix: PairMix | None = None,
+        label_template: str | None = None,
     ) -> None:
         super().__init__(seconds, sample_rate, mask_token, stereo)
         self.transform, self.word_mask, self.mix = transform, word_mask, mix
+        self.label_template = label_template
 
     def cropped(self, key: str, meta: dict[str, Any], audio: BinaryIO | None, rng: np.random.Generator) -> Sample:
         """A random crop with one random caption.
@@ -75,8 +77,11 @@ class Training(Listening):
             DataError: it cannot be used.
         """
         sample = self.sample(key, meta, audio, rng)
+        if not sample.captions and sample.labels and self.label_template is not None:
+            sample.captions = [label_caption(sample.labels, self.label_template)]
         if not sample.captions:
-            raise DataError("has no caption: its json has no `text`")
+            more = ", but labels: data.label_template makes captions of them" if sample.labels else ""
+            raise DataError(f"has no caption: its json has no `text`{more}")
         sample.captions = [sample.captions[rng.integers(len(sample.captions))]]
         return sample
 

@@ -1,5 +1,6 @@
 """Captions: which one, with which words hidden, as which tokens."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +34,21 @@ def labels_of(metadata: dict[str, Any]) -> list[str]:
     if not isinstance(tags, list):
         raise DataError(f"its json has a `tag` of type {type(tags).__name__}; allowed: a list of strings, or a string")
     return [str(tag) for tag in tags]
+
+
+def label_text(label: str) -> str:
+    """`dog_bark` -> `dog bark`."""
+    return label.replace("_", " ")
+
+
+def label_caption(labels: Sequence[str], template: str) -> str:
+    """A caption made of labels, as LAION-CLAP's data has them.
+
+    >>> label_caption(["dog_bark", "rain", "wind"], "The sounds of {labels}")
+    'The sounds of dog bark, rain and wind'
+    """
+    *first, last = map(label_text, labels)
+    return template.replace("{labels}", f"{', '.join(first)} and {last}" if first else last)
 
 
 class WordMask:
