@@ -22,6 +22,7 @@ from atr.shards.prepare import Settings, kind_of, prepare
 from atr.shards.read import ShardSet
 from atr.types import BadSample, Clip
 from tests.conftest import ROOT, make_clips, tone
+from tests.pipeline.test_decode import converted, needs_ffmpeg
 
 SMALL = Settings(clips_per_shard=3)
 
@@ -257,3 +258,16 @@ def test_reasons_are_counted_without_names_and_numbers():
 def test_many_rows_of_tones_in_one_shard(tmp_path):
     rows = make_clips(tmp_path / "s", 4)
     assert run(rows, tmp_path / "out", Settings())["shards"] == 1
+
+
+@needs_ffmpeg
+def test_video_containers_are_decoded_in_the_workers(tmp_path):
+    rows, wave = [], tone(300, 4.0, 48_000)
+    for name, codec in (("a.m4a", "aac"), ("b.webm", "libopus"), ("c.m4a", "aac")):
+        converted(tmp_path / name, wave, 48_000, "-c:a", codec)
+        rows.append(Clip(id=name, audio=str(tmp_path / name)))
+    rows.append(Clip(id="cut", audio=rows[0].audio, start=1.0, end=2.5))
+    summary = run(rows, tmp_path / "out", Settings(clips_per_shard=2, sample_rate=16_000), workers=2)
+    stored = {clip.id: clip for clip in read_manifest(tmp_path / "out" / "manifest.jsonl")}
+    assert summary["clips"] == 4 and stored["cut"].duration == 1.5
+    assert stored["a.m4a"].duration == pytest.approx(4.0, abs=0.05)
