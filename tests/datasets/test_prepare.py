@@ -10,6 +10,7 @@ import time
 import pytest
 import soundfile
 
+from atr.cli import main
 from atr.datasets.manifest import read_manifest, write_manifest
 from atr.datasets.prepare import prepare_corpus, print_prepared, shard_manifest
 from atr.errors import DataError, UsageError
@@ -96,28 +97,33 @@ def test_a_manifest_with_paths_of_its_own_folder(tmp_path):
         shard_manifest(tmp_path / "list.jsonl", tmp_path / "more", Settings(), progress=False)
 
 
-def atr(*arguments):
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "COLUMNS": "200"}
-    command = [sys.executable, "-m", "atr", *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+def atr(capsys, monkeypatch, *arguments):
+    """Exit status, stdout and stderr of the command, in this process."""
+    monkeypatch.setattr(sys, "argv", ["atr", *map(str, arguments)])
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as ended:
+        main()
+        sys.exit(0)
+    return ended.value.code or 0, *capsys.readouterr()
 
 
-def test_the_command(audiocaps):
+def test_the_command(audiocaps, capsys, monkeypatch):
+    def run(*arguments):
+        return atr(capsys, monkeypatch, *arguments)
+
     common = ["prepare", "audiocaps", "--root", audiocaps / "raw", "--out", audiocaps / "out"]
-    done = atr(*common, "--audio-dir", audiocaps / "youtube", "--sample-rate", 8000, "--json")
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
-    assert answer["test"]["clips"] == 1 and "missing" in answer["validation"]["problem"]
+    status, said, _ = run(*common, "--audio-dir", audiocaps / "youtube", "--sample-rate", 8000, "--json")
+    answer = json.loads(said)
+    assert status == 0 and answer["test"]["clips"] == 1 and "missing" in answer["validation"]["problem"]
     stored = audiocaps / "out" / "test"
     assert next(read_manifest(stored / "manifest.jsonl")).sample_rate == 8000
-    again = atr("shard", stored / "manifest.jsonl", "--out", audiocaps / "again", "--codec", "wav")
-    assert again.returncode == 0 and "again" in again.stdout, again.stderr
-    assert atr(*common, "--codec", "mp5").returncode == 2
-    assert atr(*common, "--split", "train").returncode == 1
-    wrong = atr(*common, "--column", "caption")
-    assert wrong.returncode == 2 and "write FIELD=COLUMN" in wrong.stderr
-    card = atr("corpora", "audiocaps")
-    assert "N19-1011" in card.stdout and "audiocaps" in atr("corpora").stdout
+    status, said, _ = run("shard", stored / "manifest.jsonl", "--out", audiocaps / "again", "--codec", "wav")
+    assert status == 0 and "again" in said
+    assert run(*common, "--codec", "mp5")[0] == 2
+    assert run(*common, "--split", "train")[0] == 1
+    status, _, said = run(*common, "--column", "caption")
+    assert status == 2 and "write FIELD=COLUMN" in said
+    assert "N19-1011" in run("corpora", "audiocaps")[1] and "audiocaps" in run("corpora")[1]
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path):
