@@ -15,7 +15,8 @@ from atr.cli import app
 from atr.datasets import alike
 from atr.datasets.alike import read_words, shard_words
 from atr.datasets.manifest import write_manifest
-from atr.datasets.overlap import Leak, as_json, find_leaks, open_place, print_leaks, summary
+from atr.datasets.overlap import Leak, as_json, find_leaks, print_leaks, summary
+from atr.datasets.places import open_place
 from atr.errors import DataError, UsageError
 from atr.shards.read import ShardSet
 from atr.shards.write import write_shards

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from atr.datasets.fingerprint import FingerprintIndex, can_be_matched, sound_words
-from atr.datasets.overlap import Found, Leak, Place, Row, manifest_rows, name_of, shard_rows
+from atr.datasets.overlap import Found, Leak
+from atr.datasets.places import Place, Row, manifest_rows, name_of, shard_rows
 from atr.errors import DataError
 from atr.pipeline.decode import open_sound
 from atr.shards.forks import Task, run_forked
@@ -115,8 +116,8 @@ def _hear(part: Part, on_clip: Callable[[], None]) -> _Compared:
     """The rows of a part with their words; rows that cannot be read have none."""
     place, ignored = part.place, list[BadSample]()  # find_leaks has told of bad lines already
     if isinstance(place, ShardSet):
-        numbers = np.flatnonzero(place.shard_of() == part.first)
-        rows = list(shard_rows(place, ignored, numbers.tolist()))
+        first, end = np.searchsorted(place.numbers, place.starts[part.first : part.first + 2]).tolist()
+        rows = list(shard_rows(place, ignored, range(first, end)))
         words = shard_words(place, part.first, on_clip)
         inner = [row.identity[1] for row in rows]
     else:
@@ -159,7 +160,7 @@ def shard_words(shards: ShardSet, shard: int, on_clip: Callable[[], None] = lamb
         for _ in range(len(index)):
             on_clip()
         return stored
-    whole = ShardSet([index.place], shards.cache)
+    whole = shards.whole_shard(shard)
     words = Words([])
     for number in range(len(whole)):
         try:
