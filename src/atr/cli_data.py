@@ -152,13 +152,15 @@ def check(
     """
     from atr.shards.check import check_shards, print_report, write_report
 
+    if out is not None and not out.absolute().parent.is_dir():
+        raise UsageError(f"--out {out}: its folder does not exist; make it first")
     report = check_shards(shards, min_seconds, sample_rate, allow or [], strict or [], quarantine, workers)
-    if out is not None:
-        write_report(report, out)
     if as_json:
         print(json.dumps(report.as_json(), indent=2))
     else:
         print_report(report)
+    if out is not None:
+        write_report(report, out)
     if report.bad:
         raise typer.Exit(1)
 

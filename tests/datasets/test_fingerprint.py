@@ -7,6 +7,7 @@ import pytest
 import soundfile
 import soxr
 
+from atr.datasets import fingerprint
 from atr.datasets.fingerprint import HOP, RATE, FingerprintIndex, can_be_matched, sound_words, words
 from atr.pipeline.decode import open_sound
 
@@ -122,3 +123,10 @@ def test_a_stretch_of_a_file_is_that_stretch():
 def test_an_empty_index_and_no_query():
     assert FingerprintIndex([]).search([words(bursts(0))]) == []
     assert FingerprintIndex([words(bursts(0))]).search([]) == []
+
+
+def test_queries_are_looked_up_some_at_a_time(index, monkeypatch):
+    queries = [words for words in index.clips for _ in range(3)]
+    whole = index.search(queries)
+    monkeypatch.setattr(fingerprint, "TOGETHER", 2)
+    assert len(whole) >= len(queries) and index.search(queries) == whole
