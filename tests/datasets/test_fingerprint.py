@@ -130,3 +130,13 @@ def test_queries_are_looked_up_some_at_a_time(index, monkeypatch):
     whole = index.search(queries)
     monkeypatch.setattr(fingerprint, "TOGETHER", 2)
     assert len(whole) >= len(queries) and index.search(queries) == whole
+
+
+def test_a_long_sound_is_heard_block_by_block_and_gives_the_same_words(monkeypatch):
+    content = as_file(bursts(3, 9.0), 44_100, "FLAC")
+    whole = of(content)
+    monkeypatch.setattr(fingerprint, "BLOCK", 1)
+    longest, plain = [], fingerprint._energies
+    monkeypatch.setattr(fingerprint, "_energies", lambda waveform: longest.append(len(waveform)) or plain(waveform))
+    assert len(whole) > 300 and (of(content) == whole).all()
+    assert len(longest) >= 9 and max(longest) < 2 * RATE

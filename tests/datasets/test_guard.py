@@ -101,9 +101,9 @@ def test_wrong_settings(leaky):
         train(leaky("leaks.action=stop"))
     with pytest.raises(UsageError, match="by 'name'; allowed: id, source, file, fingerprint"):
         train(leaky("leaks.by=[name]"))
-    with pytest.raises(DataError, match="/nothing/list.txt: cannot be read"):
+    with pytest.raises(DataError, match=r"/nothing/list\.txt: cannot be read"):
         train(leaky("leaks.exclude_lists=/nothing/list.txt"))
-    with pytest.raises(UsageError, match="leaks is empty; leaks.action=ignore"):
+    with pytest.raises(UsageError, match=r"leaks is empty; leaks\.action=ignore"):
         train(leaky("leaks=null"))
 
 

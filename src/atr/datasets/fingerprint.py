@@ -58,15 +58,17 @@ def sound_words(sound: Sound, start: float | None = None, end: float | None = No
     """The words of a file, or of the stretch from `start` to `end` s of it: uint32 `(N,)`, see `words`."""
     resampler = soxr.ResampleStream(sound.rate, RATE, 1, dtype="float32", quality="HQ")
     at, stop = round((start or 0.0) * sound.rate), sound.frames if end is None else round(end * sound.rate)
-    parts, more = [], True
+    energies, rest, more = [], np.empty(0, np.float32), True
     while more:
         wanted = max(0, min(BLOCK * sound.rate, stop - at))
         samples = sound.read(at, wanted) if wanted else np.empty((0, 1), np.float32)
         at += len(samples)
         more = 0 < wanted == len(samples) and at < stop
         mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
-        parts.append(resampler.resample_chunk(np.ascontiguousarray(mono), last=not more))
-    return words(np.concatenate(parts))
+        rest = np.concatenate([rest, resampler.resample_chunk(np.ascontiguousarray(mono), last=not more)])
+        energies.append(_energies(rest))
+        rest = rest[HOP * len(energies[-1]) :]  # of an hour nothing but the energies is held
+    return _signs(np.concatenate(energies))
 
 
 def words(waveform: np.ndarray) -> np.ndarray:
@@ -78,11 +80,13 @@ def words(waveform: np.ndarray) -> np.ndarray:
     Returns:
         uint32 `(N,)`; empty when the sound is shorter than a window and a hop.
     """
-    if len(waveform) < WINDOW + HOP:
+    return _signs(_energies(waveform))
+
+
+def _signs(energy: np.ndarray) -> np.ndarray:
+    """The words of frames with these energies `(N + 1, 33)`."""
+    if len(energy) < 2:
         return np.empty(0, np.uint32)
-    waveform = np.nan_to_num(waveform, nan=0.0, posinf=0.0, neginf=0.0)
-    frames = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW)[::HOP]
-    energy = np.concatenate([_energies(frames[at : at + FRAMES]) for at in range(0, len(frames), FRAMES)])
     slope = energy[:, :-1] - energy[:, 1:]
     bits = slope[1:] > slope[:-1]
     found = (bits.astype(np.uint32) << _SHIFTS).sum(axis=1, dtype=np.uint32)
@@ -91,7 +95,16 @@ def words(waveform: np.ndarray) -> np.ndarray:
     return np.where((whole > SILENT) & wide, np.maximum(found, 1), 0).astype(np.uint32)
 
 
-def _energies(frames: np.ndarray) -> np.ndarray:
+def _energies(waveform: np.ndarray) -> np.ndarray:
+    """Mean square in each band of each whole window, `(frames, 33)`."""
+    if len(waveform) < WINDOW:
+        return np.empty((0, len(EDGES) - 1), np.float32)
+    waveform = np.nan_to_num(waveform, nan=0.0, posinf=0.0, neginf=0.0)
+    frames = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW)[::HOP]
+    return np.concatenate([_in_bands(frames[at : at + FRAMES]) for at in range(0, len(frames), FRAMES)])
+
+
+def _in_bands(frames: np.ndarray) -> np.ndarray:
     """Mean square of `(frames, WINDOW)` in each band, `(frames, 33)`."""
     spectrum = np.fft.rfft(frames * _HANN, axis=1)[:, : EDGES[-1]]
     power = spectrum.real**2 + spectrum.imag**2
