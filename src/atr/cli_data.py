@@ -152,21 +152,23 @@ def check(
     """
     from atr.shards.check import check_shards, print_report, write_report
 
+    if out is not None and not out.absolute().parent.is_dir():
+        raise UsageError(f"--out {out}: its folder does not exist; make it first")
     report = check_shards(shards, min_seconds, sample_rate, allow or [], strict or [], quarantine, workers)
-    if out is not None:
-        write_report(report, out)
     if as_json:
         print(json.dumps(report.as_json(), indent=2))
     else:
         print_report(report)
+    if out is not None:
+        write_report(report, out)
     if report.bad:
         raise typer.Exit(1)
 
 
 @data.command()
 def leaks(
-    train: Annotated[Path, typer.Argument(help="Manifest, shard folder or tar to train on.")],
-    evaluation: Annotated[list[Path], typer.Argument(help="The same, to evaluate on.")],
+    train: Annotated[str, typer.Argument(help="Manifest, shard folder or tar to train on.")],
+    evaluation: Annotated[list[str], typer.Argument(help="The same, to evaluate on.")],
     by: Annotated[str, typer.Option(help="Kinds of match, separated by commas.")] = "id,source,file,fingerprint",
     exclude: Annotated[list[Path] | None, typer.Option(help="List of sources not to train on; repeatable.")] = None,
     as_json: Json = False,
@@ -182,7 +184,8 @@ def leaks(
         atr leaks data/wavcaps/train data/clotho/test --exclude blacklist_exclude_ub8k_esc50_vggsound.json
     """
     from atr.datasets.overlap import as_json as written
-    from atr.datasets.overlap import find_leaks, open_place, print_leaks
+    from atr.datasets.overlap import find_leaks, print_leaks
+    from atr.datasets.places import open_place
 
     kinds = [kind.strip() for kind in by.split(",") if kind.strip()]
     found = find_leaks([open_place(train)], [open_place(place) for place in evaluation], kinds, exclude or [])
@@ -196,7 +199,7 @@ def leaks(
 
 @data.command()
 def stats(
-    places: Annotated[list[Path], typer.Argument(help="Manifests (.jsonl), shard folders or tars.")],
+    places: Annotated[list[str], typer.Argument(help="Manifests (.jsonl), shard folders or tars.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write index.html into: the table and pictures.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -207,12 +210,13 @@ def stats(
     atr stats data/clotho/train.jsonl --out statistics
     """
     from atr.datasets.manifest import read_clips
+    from atr.datasets.places import on_this_machine
     from atr.datasets.statistics import describe
     from atr.datasets.statistics_page import print_statistics, write_page
     from atr.types import BadSample
 
-    bad: dict[str, list[BadSample]] = {str(place): [] for place in places}
-    found = {str(place): describe(read_clips(place, bad[str(place)])) for place in places}
+    bad: dict[str, list[BadSample]] = {place: [] for place in places}
+    found = {place: describe(read_clips(on_this_machine(place), ones)) for place, ones in bad.items()}
     if out is not None:
         print(f"page {write_page(out, found, bad)}", file=sys.stderr)
     if as_json:

@@ -109,6 +109,8 @@ def check_values(cfg: DictConfig) -> None:
         raise UsageError(f"seed={cfg.seed}; it must be 0 or more")
     if not cfg.data.train:
         raise UsageError("data.train is empty; name at least one shard folder, e.g. data.train=[data/esc10/fold1]")
+    if not cfg.get("leaks"):
+        raise UsageError("leaks is empty; leaks.action=ignore is what turns the search for leaks off")
     if cfg.trainer.get("overfit_batches"):
         raise UsageError("trainer.overfit_batches replaces the order of the data; use trainer.limit_train_batches")
 

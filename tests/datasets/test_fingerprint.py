@@ -7,6 +7,7 @@ import pytest
 import soundfile
 import soxr
 
+from atr.datasets import fingerprint
 from atr.datasets.fingerprint import HOP, RATE, FingerprintIndex, can_be_matched, sound_words, words
 from atr.pipeline.decode import open_sound
 
@@ -122,3 +123,20 @@ def test_a_stretch_of_a_file_is_that_stretch():
 def test_an_empty_index_and_no_query():
     assert FingerprintIndex([]).search([words(bursts(0))]) == []
     assert FingerprintIndex([words(bursts(0))]).search([]) == []
+
+
+def test_queries_are_looked_up_some_at_a_time(index, monkeypatch):
+    queries = [words for words in index.clips for _ in range(3)]
+    whole = index.search(queries)
+    monkeypatch.setattr(fingerprint, "TOGETHER", 2)
+    assert len(whole) >= len(queries) and index.search(queries) == whole
+
+
+def test_a_long_sound_is_heard_block_by_block_and_gives_the_same_words(monkeypatch):
+    content = as_file(bursts(3, 9.0), 44_100, "FLAC")
+    whole = of(content)
+    monkeypatch.setattr(fingerprint, "BLOCK", 1)
+    longest, plain = [], fingerprint._energies
+    monkeypatch.setattr(fingerprint, "_energies", lambda waveform: longest.append(len(waveform)) or plain(waveform))
+    assert len(whole) > 300 and (of(content) == whole).all()
+    assert len(longest) >= 9 and max(longest) < 2 * RATE

@@ -101,6 +101,24 @@ def test_wrong_settings(leaky):
         train(leaky("leaks.action=stop"))
     with pytest.raises(UsageError, match="by 'name'; allowed: id, source, file, fingerprint"):
         train(leaky("leaks.by=[name]"))
+    with pytest.raises(DataError, match=r"/nothing/list\.txt: cannot be read"):
+        train(leaky("leaks.exclude_lists=/nothing/list.txt"))
+    with pytest.raises(UsageError, match=r"leaks is empty; leaks\.action=ignore"):
+        train(leaky("leaks=null"))
+
+
+def test_one_kind_needs_no_list_and_null_is_none(leaky, capsys):
+    train(leaky("leaks.by=source", "leaks.exclude_lists=null", "trainer.fast_dev_run=true"))
+    assert "leaks: 2 of 16" in (said := capsys.readouterr().out) and "(2 by source)" in said
+
+
+def test_drop_that_empties_a_corpus_is_refused(leaky, tmp_path):
+    own = make_clips(tmp_path / "b")
+    write_shards(make_clips(tmp_path / "s", 2), tmp_path / "a")
+    write_shards([replace(one, id=f"b{one.id}", source=f"b{one.source}") for one in own], tmp_path / "b")
+    corpora = f"data.train={{a: [{tmp_path / 'a'}], b: [{tmp_path / 'b'}]}}"
+    with pytest.raises(DataError, match=r"data\.train\.a has no clip left: .*leaks\.action=drop"):
+        train(leaky("leaks.action=drop", "leaks.by=[id]", corpora, "data.mixture.weights={a: 1, b: 1}"))
 
 
 def test_the_demo_has_none(tmp_path):

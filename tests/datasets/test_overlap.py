@@ -12,10 +12,11 @@ import soundfile
 from typer.testing import CliRunner
 
 from atr.cli import app
-from atr.datasets import alike
+from atr.datasets import alike, overlap
 from atr.datasets.alike import read_words, shard_words
 from atr.datasets.manifest import write_manifest
-from atr.datasets.overlap import Leak, as_json, find_leaks, open_place, print_leaks, summary
+from atr.datasets.overlap import Leak, as_json, find_leaks, print_leaks, summary
+from atr.datasets.places import open_place
 from atr.errors import DataError, UsageError
 from atr.shards.read import ShardSet
 from atr.shards.write import write_shards
@@ -74,6 +75,32 @@ def test_a_file_name_counts_whatever_its_folder_suffix_and_case(pair):
     assert pair(clip("a1", "long name.wav"), clip("b2", "long name.wav"), by=("id", "source")) == []
 
 
+def test_names_that_anyone_uses_count_within_their_dataset_only(pair):
+    for name in ("audio.wav", "clip_0001.wav", "Recording 01.wav", "train_samples-3.flac", "output.wav"):
+        assert pair(clip("a1", name, "A"), clip("b2", name, "B")) == []
+        assert pair(clip("a1", name, "A"), clip("b2", name, "A")) == [(("file",), "")]
+    assert pair(clip("clip_0001", "a"), clip("clip_0001", "b")) == []
+    assert pair(clip("a1", "clip of rain.wav", "A"), clip("b2", "clip of rain.wav", "B")) == [(("file",), "")]
+
+
+def test_a_source_without_a_name_is_none(pair):
+    for source in ("", " ", "freesound:", "youtube: ", "n/a", "youtube:None", "Unknown"):
+        assert pair(clip("a1", "x", "A", source), clip("b2", "y", "A", source)) == []
+    assert pair(clip("a1", "x", "A", "youtube:ABCdef12345"), clip("b2", "y", "A", "youtube:abcdef12345")) == []
+    assert pair(clip("a1", "x", "A", "YouTube:ABCdef12345"), clip("b2", "y", "B", "youtube:ABCdef12345")) == [
+        (("source",), "")
+    ]
+
+
+def test_a_recording_cut_into_many_clips_gives_a_few_leaks_each(tmp_path, monkeypatch):
+    monkeypatch.setattr(overlap, "MATES", 3)
+    for name in ("train", "test"):
+        clips = [clip(f"{name}-cut-{number}", source="youtube:r1nicOVtvkQ") for number in range(10)]
+        write_manifest(clips, tmp_path / f"{name}.jsonl")
+    found = find_leaks([tmp_path / "train.jsonl"], [tmp_path / "test.jsonl"], META)
+    assert (len(found.leaks), found.clips) == (30, 10) and summary(found).endswith("(10 by source)")
+
+
 def test_a_pair_is_one_leak_with_all_its_kinds(tmp_path):
     shared = clip("dog_17", "Old Dog.wav", "Clotho", "freesound:17")
     write_manifest([clip("cat_03", "cat three.wav", "Clotho"), shared], tmp_path / "train.jsonl")
@@ -103,6 +130,14 @@ def test_a_damaged_line_is_listed_and_the_others_are_compared(tmp_path):
     found = find_leaks([tmp_path / "train.jsonl"], [tmp_path / "test.jsonl"], META)
     assert [leak.train for leak in found.leaks] == [f"{tmp_path}/train.jsonl:dog_17"]
     assert [one.key for one in found.bad] == [f"{tmp_path}/train.jsonl:1"]
+    assert found.bad[0].reason.startswith("needs id and audio")
+
+
+def test_a_byte_order_mark_is_no_damage(tmp_path):
+    write_manifest([clip("dog_17")], tmp_path / "test.jsonl")
+    (tmp_path / "train.jsonl").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "test.jsonl").read_bytes())
+    found = find_leaks([tmp_path / "train.jsonl"], [tmp_path / "test.jsonl"], META)
+    assert (found.clips, found.bad) == (1, [])
 
 
 def test_wrong_kinds_and_places(tmp_path):
@@ -110,6 +145,10 @@ def test_wrong_kinds_and_places(tmp_path):
         find_leaks([], [], ["name"])
     with pytest.raises(DataError, match="does not exist"):
         open_place(tmp_path / "nothing")
+    with pytest.raises(DataError, match=r"nothing\.jsonl: cannot be read"):
+        find_leaks([open_place(tmp_path / "nothing.jsonl")], [])
+    with pytest.raises(DataError, match="https://host/shards is remote; copy"):
+        open_place("https://host/shards")
 
 
 def test_sources_on_an_exclusion_list(tmp_path, monkeypatch):
@@ -169,7 +208,9 @@ def test_fingerprints_are_kept_beside_their_shard_and_made_again_for_another(sou
     assert (shard_words(shards, 0).clips[0] == first.clips[0]).all()
     monkeypatch.undo()
     assert read_words(beside, ShardSet([sounds / "train" / "1"]).indexes[0]) is None
-    for damage in (b"", content[:-200], b"PK" + content[2:200]):
+    entry = content.index(b"PK\x01\x02")  # in the zip's directory: the compression's number, the version needed
+    odd = (content[: entry + at] + bytes([99]) + content[entry + at + 1 :] for at in (6, 8, 10))
+    for damage in (b"", content[:-200], b"PK" + content[2:200], *odd):
         beside.write_bytes(damage)
         assert read_words(beside, shards.indexes[0]) is None
     assert (shard_words(shards, 0).clips[0] == first.clips[0]).all()
@@ -189,6 +230,21 @@ def test_a_sound_that_cannot_be_read_is_remembered_as_such(tmp_path):
     first, again = shard_words(shards, 0), shard_words(shards, 0)
     assert list(first.bad) == [0] and first.bad == again.bad and "cannot be decoded" in first.bad[0]
     assert [len(one) for one in again.clips] == [len(one) for one in first.clips] and len(first.clips[1]) > 100
+
+
+def test_fingerprints_of_a_shard_with_a_quarantine(sounds):
+    """They are those of all its samples, whoever is left out; also where that is all."""
+    write_shards([clip(f"train{seed}", str(sounds / f"train{seed}.flac")) for seed in range(3)], sounds / "all")
+    whole = ShardSet([sounds / "all"])
+    keys = [whole.indexes[0].key(row) for row in range(3)]
+    row = json.dumps({"shard": "00000.tar", "key": next(k for k in keys if k != "train1"), "reason": "silent"})
+    (sounds / "all" / "quarantine.jsonl").write_text(row)
+    found = find_leaks([ShardSet([sounds / "all"])], [sounds / "test.jsonl"], ["fingerprint"])
+    assert [leak.train for leak in found.leaks] == [f"{sounds}/all/00000.tar:train1"] and found.compared == 2
+    assert len(read_words(sounds / "all" / "00000.fingerprint.npz", whole.indexes[0]).clips) == 3
+    own = ShardSet([sounds / "all", sounds / "train" / "0"])
+    own.select([2])  # train0 alone: all of the first shard is left out
+    assert len(shard_words(own, 0).clips) == 3 and own.name(0).endswith(":train0")
 
 
 def clotho(folder, split):
@@ -226,6 +282,14 @@ def test_the_command_exits_with_one_for_leaks_and_zero_for_none(tmp_path):
     assert none.exit_code == 0 and "none of 2 training clips was found in an evaluation set" in none.stdout
     table = CliRunner().invoke(app, ["leaks", train, test, "--by", "id"])
     assert table.exit_code == 1 and "1 of 2 training clips" in table.stdout
+
+
+def test_brackets_in_names_are_no_markup(tmp_path, capsys):
+    for name in ("train", "test"):
+        write_manifest([clip("Song [/b] hello"), clip("Rain [r1nicOVtvkQ]")], tmp_path / f"{name}.jsonl")
+    print_leaks(find_leaks([tmp_path / "train.jsonl"], [tmp_path / "test.jsonl"], ["id"]), ["id"])
+    said = "".join(capsys.readouterr().out.split())
+    assert "[/b]" in said and "[r1nicOVtvkQ]" in said
 
 
 def test_a_long_list_is_cut_on_the_screen_and_whole_in_json(tmp_path, capsys):

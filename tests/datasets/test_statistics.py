@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import tracemalloc
 from collections import Counter
 
@@ -12,6 +13,7 @@ from atr.cli import app
 from atr.datasets.manifest import write_manifest
 from atr.datasets.statistics import describe, words_of
 from atr.datasets.statistics_page import _histogram, _most_frequent
+from atr.errors import DataError
 from atr.types import Clip
 from tests.conftest import SHARED
 
@@ -147,4 +149,18 @@ def test_errors_and_help(tmp_path):
     result = invoke(tmp_path / "gone.jsonl")
     assert result.exit_code == 1 and "gone.jsonl: cannot be read" in str(result.exception)
     assert "shard folder" in str(invoke(tmp_path / "gone").exception)
+    assert "https://host/shards is remote; copy" in str(invoke("https://host/shards").exception)
+    (tmp_path / "file").touch()
+    (tmp_path / "empty.jsonl").touch()
+    result = invoke(tmp_path / "empty.jsonl", "--out", tmp_path / "file")
+    assert isinstance(result.exception, DataError) and "the page cannot be written" in str(result.exception)
+
+
+def test_brackets_in_a_path_are_no_markup(tmp_path):
+    folder = tmp_path / "[" / "old]"
+    folder.mkdir(parents=True)
+    write_manifest(CLIPS, folder / "a.jsonl")
+    result = invoke(folder / "a.jsonl")
+    assert result.exit_code == 0 and "[/old]" in "".join(re.findall(r"(?m)^│ (\S+)", result.stdout))
+
     assert "atr stats data/audiocaps/train" in invoke("--help").stdout

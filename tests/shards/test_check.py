@@ -173,6 +173,14 @@ def test_a_shard_that_is_no_tar_and_one_that_sizes_json_misses(shards):
     assert "not a readable tar" in report.findings[1].detail
 
 
+def test_a_folder_and_one_of_its_tars_in_other_spellings(tmp_path, clips, monkeypatch):
+    write_shards(clips, tmp_path / "one", codec="flac", clips_per_shard=8)
+    (tmp_path / "one" / "sizes.json").write_text('{"00000.tar": 8, "00001.tar": 8}')
+    monkeypatch.chdir(tmp_path)
+    report = check_shards([tmp_path / "one" / "00000.tar", "one"])
+    assert (report.shards, report.clips, report.findings) == (2, 16, [])
+
+
 def test_two_folders_are_compared_and_workers_change_nothing(tmp_path, clips):
     write_shards(clips, tmp_path / "one", codec="flac", clips_per_shard=5)
     write_shards([Clip(id="twin", audio=clips[6].audio, captions=["twin"])], tmp_path / "two", codec="wav")
@@ -258,6 +266,14 @@ def test_json_table_and_exit_status(shards, tmp_path):
     flat = table.stdout.replace("\n", "").replace(" ", "")
     assert "problemsilent2" in flat and "s[1]:peak" in flat and "problemno-caption1" in flat
     assert CliRunner().invoke(app, ["check", str(shards), "--allow", "silent", "--allow", "no-caption"]).exit_code == 0
+
+
+def test_a_file_that_cannot_be_written_is_told_before_the_work(shards, tmp_path, monkeypatch):
+    result = CliRunner().invoke(app, ["check", str(shards), "--out", str(tmp_path)])
+    assert "16 clips in 1 shards" in result.stdout and "the findings cannot be written" in str(result.exception)
+    monkeypatch.setattr("atr.shards.check.check_shards", None)
+    result = CliRunner().invoke(app, ["check", str(shards), "--out", str(tmp_path / "gone" / "all.json")])
+    assert isinstance(result.exception, UsageError) and "its folder does not exist" in str(result.exception)
 
 
 def test_the_help_has_examples():

@@ -4,6 +4,7 @@ After Haitsma and Kalker, A Highly Robust Audio Fingerprinting System, ISMIR 200
 bit b the sign of E(t, b) - E(t, b+1) - (E(t-1, b) - E(t-1, b+1)), E the energy in a band. The bands reach from 200 to
 4000 Hz here (300 to 2000 Hz there), because sounds of the environment are no music. Of a steady noise the bits are the
 random course of this very recording, so it is recognised, too; of silence and of steady tones there is nothing to tell.
+Two recordings of one electronic signal (an alarm clock, a click track) are the same sound to it.
 """
 
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ MAX_ERROR = 0.35  # share of bits that differ, as in the paper
 MIN_SCORE = 8.0  # standard deviations from what chance gives
 ENOUGH = 128  # runs of equal bits in time; all clicks have the same few, and a lossy copy would not reach MIN_SCORE
 COMMON = 256  # a word that the index holds more often is not looked up
+TOGETHER = 16  # queries looked up at a time: periodic sounds, of few words, have up to 3 million hits each
 OFFSETS = 16  # tried for each pair, those with most words in common first
 _ONES = np.array([number.bit_count() for number in range(1 << 16)], np.int64)
 _HANN = np.hanning(WINDOW).astype(np.float32)
@@ -56,15 +58,17 @@ def sound_words(sound: Sound, start: float | None = None, end: float | None = No
     """The words of a file, or of the stretch from `start` to `end` s of it: uint32 `(N,)`, see `words`."""
     resampler = soxr.ResampleStream(sound.rate, RATE, 1, dtype="float32", quality="HQ")
     at, stop = round((start or 0.0) * sound.rate), sound.frames if end is None else round(end * sound.rate)
-    parts, more = [], True
+    energies, rest, more = [], np.empty(0, np.float32), True
     while more:
         wanted = max(0, min(BLOCK * sound.rate, stop - at))
         samples = sound.read(at, wanted) if wanted else np.empty((0, 1), np.float32)
         at += len(samples)
         more = 0 < wanted == len(samples) and at < stop
         mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
-        parts.append(resampler.resample_chunk(np.ascontiguousarray(mono), last=not more))
-    return words(np.concatenate(parts))
+        rest = np.concatenate([rest, resampler.resample_chunk(np.ascontiguousarray(mono), last=not more)])
+        energies.append(_energies(rest))
+        rest = rest[HOP * len(energies[-1]) :]  # of an hour nothing but the energies is held
+    return _signs(np.concatenate(energies))
 
 
 def words(waveform: np.ndarray) -> np.ndarray:
@@ -76,11 +80,13 @@ def words(waveform: np.ndarray) -> np.ndarray:
     Returns:
         uint32 `(N,)`; empty when the sound is shorter than a window and a hop.
     """
-    if len(waveform) < WINDOW + HOP:
+    return _signs(_energies(waveform))
+
+
+def _signs(energy: np.ndarray) -> np.ndarray:
+    """The words of frames with these energies `(N + 1, 33)`."""
+    if len(energy) < 2:
         return np.empty(0, np.uint32)
-    waveform = np.nan_to_num(waveform, nan=0.0, posinf=0.0, neginf=0.0)
-    frames = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW)[::HOP]
-    energy = np.concatenate([_energies(frames[at : at + FRAMES]) for at in range(0, len(frames), FRAMES)])
     slope = energy[:, :-1] - energy[:, 1:]
     bits = slope[1:] > slope[:-1]
     found = (bits.astype(np.uint32) << _SHIFTS).sum(axis=1, dtype=np.uint32)
@@ -89,7 +95,16 @@ def words(waveform: np.ndarray) -> np.ndarray:
     return np.where((whole > SILENT) & wide, np.maximum(found, 1), 0).astype(np.uint32)
 
 
-def _energies(frames: np.ndarray) -> np.ndarray:
+def _energies(waveform: np.ndarray) -> np.ndarray:
+    """Mean square in each band of each whole window, `(frames, 33)`."""
+    if len(waveform) < WINDOW:
+        return np.empty((0, len(EDGES) - 1), np.float32)
+    waveform = np.nan_to_num(waveform, nan=0.0, posinf=0.0, neginf=0.0)
+    frames = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW)[::HOP]
+    return np.concatenate([_in_bands(frames[at : at + FRAMES]) for at in range(0, len(frames), FRAMES)])
+
+
+def _in_bands(frames: np.ndarray) -> np.ndarray:
     """Mean square of `(frames, WINDOW)` in each band, `(frames, 33)`."""
     spectrum = np.fft.rfft(frames * _HANN, axis=1)[:, : EDGES[-1]]
     power = spectrum.real**2 + spectrum.imag**2
@@ -127,7 +142,13 @@ class FingerprintIndex:
         """
         best: dict[tuple[int, int], Match] = {}
         tried: dict[tuple[int, int], int] = {}
-        for query, clip, offset in self._candidates(queries):
+        together = [queries[first : first + TOGETHER] for first in range(0, len(queries), TOGETHER)]
+        candidates = (
+            (TOGETHER * part + query, clip, offset)
+            for part, some in enumerate(together)
+            for query, clip, offset in self._candidates(some)
+        )
+        for query, clip, offset in candidates:
             pair = query, clip
             tried[pair] = tried.get(pair, 0) + 1
             if tried[pair] > OFFSETS:

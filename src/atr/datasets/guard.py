@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from atr.datasets.overlap import Found, Place, find_leaks, summary
+from atr.datasets.overlap import Found, find_leaks, summary
+from atr.datasets.places import Place
 from atr.errors import DataError, UsageError
 from atr.pipeline.datamodule import AudioTextData
 from atr.shards.remote import is_remote
@@ -12,7 +13,9 @@ ACTIONS = ("refuse", "drop", "warn", "ignore")
 FIRST = 3  # leaks printed
 
 
-def guard(data: AudioTextData, action: str, by: Sequence[str], exclude_lists: Sequence[str]) -> list[str]:
+def guard(
+    data: AudioTextData, action: str, by: Sequence[str] | str | None, exclude_lists: Sequence[str] | str | None
+) -> list[str]:
     """Does with leaks what `action` says, and returns what there is to say about it.
 
     `drop` takes the clips out of `data.sets["train"]`. Reads the json of each clip once.
@@ -23,6 +26,7 @@ def guard(data: AudioTextData, action: str, by: Sequence[str], exclude_lists: Se
     """
     if action not in ACTIONS:
         raise UsageError(f"leaks.action is {action!r}; allowed: {', '.join(ACTIONS)}")
+    by, exclude_lists = _listed(by), _listed(exclude_lists)
     evaluation: list[Place] = [data.sets[name] for name in ("validation", "test") if name in data.sets]
     if action == "ignore" or not (evaluation or exclude_lists):
         return []
@@ -41,6 +45,11 @@ def guard(data: AudioTextData, action: str, by: Sequence[str], exclude_lists: Se
     if action == "warn":
         return [f"{lines[0]}\n  leaks.action=drop leaves them out of training", *lines[1:]]
     return [*lines, _drop(data, found)]
+
+
+def _listed(value: Sequence[str] | str | None) -> list[str]:
+    """One is as good as a list of one, and null as good as none."""
+    return [value] if isinstance(value, str) else list(value or [])
 
 
 def _drop(data: AudioTextData, found: Found) -> str:

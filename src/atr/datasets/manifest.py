@@ -100,7 +100,7 @@ def read_clips(place: Path, bad: list[BadSample] | None = None) -> Iterator[Clip
     Raises:
         DataError: it is neither, or a sample's json is no clip's.
     """
-    if place.suffix in (".jsonl", ".json") or (place.is_file() and place.suffix != ".tar"):
+    if is_manifest(place):
         yield from read_manifest(place, bad)
         return
     shards = ShardSet([place])
@@ -108,6 +108,11 @@ def read_clips(place: Path, bad: list[BadSample] | None = None) -> Iterator[Clip
         bad += shards.lost
     for number in range(len(shards)):
         yield from _good(partial(_of_shard, shards, number), shards.name(number), bad)
+
+
+def is_manifest(place: Path) -> bool:
+    """Is it a manifest's path, rather than a folder's or a tar's?"""
+    return place.suffix in (".jsonl", ".json") or (place.is_file() and place.suffix != ".tar")
 
 
 def from_line(line: str | bytes, where: str) -> Clip:

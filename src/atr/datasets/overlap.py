@@ -1,7 +1,7 @@
 """Leakage: which clips of a training set are in an evaluation set, by id, source, file name or sound."""
 
-import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,26 +10,22 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from atr.datasets.manifest import from_line, from_metadata
-from atr.errors import DataError, UsageError
-from atr.shards.read import ShardSet
+from atr.datasets.places import Place, Row, name_of, rows
+from atr.errors import UsageError
 from atr.types import BadSample, Clip
 
 KINDS = ("id", "source", "file", "fingerprint")
 SHOWN = 20  # rows of the table
 SHORT = 6  # characters; shorter names say nothing outside of their dataset
-Place = ShardSet | Path  # shards, or a manifest
-
-
-@dataclass(frozen=True)
-class Row:
-    """A clip of a set: in which manifest or tar it stands, at which number of the set, and what it is."""
-
-    place: str
-    number: int
-    identity: tuple[str, int]  # the same for the same line of a manifest, and for the same sample of equal tars
-    clip: Clip
+MATES = 16  # evaluation clips of one recording that are kept, as a long one may be cut into thousands
+# Names that anyone may give to a file, and the kinds of source of which nobody knows the rest.
+_ANYONES = re.compile(
+    r"(?:(?:audio|clip|example|file|noise|output|record(?:ing)?|sample|segment|sound|speech|test|track|train|untitled|"
+    r"valid(?:ation)?|video|voice)s?|[\W\d_])*"
+)
+_NO_SOURCES = ("", "-", "?", "n/a", "na", "none", "null", "nan", "unknown")
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ class Found:
     """The result of a comparison.
 
     Attributes:
-        leaks: one for each pair.
+        leaks: one for each pair; of a name or recording that many evaluation clips share, with the first `MATES`.
         same: clips that stand in a shard or manifest given on both sides: place -> numbers in the training set.
         compared: clips of the training set.
         unmatchable: clips of both sides whose sound is too short, silent or steady for a fingerprint.
@@ -77,7 +73,8 @@ def find_leaks(
 
     `id`: within one dataset, or where neither is known; then digits alone, or fewer than 6 characters, say nothing.
     `source`: the same recording (`youtube:…`), also where the two are different stretches of it.
-    `file`: the same name, whatever its suffix and case; digits or short names only within one dataset.
+    `file`: the same name, whatever its suffix and case; digits, short names and such as `clip_0001` only within one
+    dataset.
     `fingerprint`: the same sound, see `fingerprint.py`.
 
     Args:
@@ -104,7 +101,7 @@ def find_leaks(
             found.leaks += [
                 Leak(name_of(row), name, ("exclusion list",), row.clip.source, row.number)
                 for name, sources in lists.items()
-                if row.clip.source in sources
+                if _recording(row.clip) in sources
             ]
     if "fingerprint" in by:
         from atr.datasets.alike import find_alike
@@ -112,60 +109,6 @@ def find_leaks(
         alike = find_alike(train, evaluation, identities, found)
         found.leaks = _merged([*found.leaks, *alike])
     return found
-
-
-def open_place(place: Path | str) -> Place:
-    """A manifest's path, or the shards of a folder or tar.
-
-    Raises:
-        DataError: it is neither.
-    """
-    path = Path(place)
-    return path if path.is_file() and path.suffix != ".tar" else ShardSet([place])
-
-
-def rows(place: Place, bad: list[BadSample]) -> Iterator[Row]:
-    """The clips of a place; those whose line or json is none go to `bad`."""
-    yield from shard_rows(place, bad) if isinstance(place, ShardSet) else manifest_rows(place, bad)
-
-
-def name_of(row: Row) -> str:
-    """How a leak calls a clip."""
-    return f"{row.place}:{row.clip.id}"
-
-
-def shard_rows(shards: ShardSet, bad: list[BadSample], numbers: Sequence[int] | None = None) -> Iterator[Row]:
-    """The clips of shards, or those of these numbers."""
-    shard_of = shards.shard_of()
-    for number in range(len(shards)) if numbers is None else numbers:
-        index = shards.indexes[shard_of[number]]
-        inner = int(shards.numbers[number] - shards.starts[shard_of[number]])
-        name = shards.name(number)
-        try:
-            clip = from_metadata(shards.metadata(number), name)
-        except DataError as error:
-            bad.append(BadSample(name, str(error)))
-            continue
-        yield Row(name.removesuffix(f":{index.key(inner)}"), number, (index.sha256, inner), clip)
-
-
-def manifest_rows(
-    path: Path, bad: list[BadSample], first: int = 0, offset: int = 0, lines: int | None = None
-) -> Iterator[Row]:
-    """The clips of a manifest, or of some `lines` of it: line `first` begins at byte `offset`."""
-    resolved = str(path.resolve())
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            for number, line in enumerate(itertools.islice(file, lines), first):
-                if not line.strip():
-                    continue
-                try:
-                    yield Row(str(path), number, (resolved, number), from_line(line, f"{path}:{number + 1}"))
-                except DataError as error:
-                    bad.append(BadSample(f"{path}:{number + 1}", str(error)))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 @dataclass(frozen=True)
@@ -189,7 +132,8 @@ def _known(
             identities.add(row.identity)
             entry = _Known(name_of(row), row.clip.start, row.clip.end)
             for key in _keys(row.clip, by):
-                known.setdefault(key, []).append(entry)
+                if len(mates := known.setdefault(key, [])) < MATES:
+                    mates.append(entry)
     return known, identities
 
 
@@ -208,10 +152,8 @@ def _keys(clip: Clip, by: Sequence[str]) -> Iterator[tuple[str, str]]:
     """What two clips must share: (kind, name)."""
     if "id" in by and (key := _within(clip.id, clip.dataset)):
         yield "id", key
-    if "source" in by and clip.source:
-        key = clip.source if ":" in clip.source else _within(clip.source, clip.dataset)
-        if key:
-            yield "source", key
+    if "source" in by and (key := _recording(clip)):
+        yield "source", key
     if "file" in by and clip.audio:
         name = PurePath(clip.audio.replace("\\", "/")).stem.casefold()
         if not _says_nothing(name):
@@ -220,13 +162,21 @@ def _keys(clip: Clip, by: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield "file", f"{clip.dataset}\n{name}"
 
 
+def _recording(clip: Clip) -> str:
+    """The source of a clip: `youtube:r1nicOVtvkQ`, or a name within its dataset; empty where it tells nothing."""
+    site, colon, name = clip.source.strip().partition(":")
+    if (name if colon else site).strip().casefold() in _NO_SOURCES:
+        return ""
+    return f"{site.casefold()}:{name.strip()}" if colon else _within(site, clip.dataset)
+
+
 def _within(name: str, dataset: str) -> str:
     """The name as it is known within a dataset; nothing when the dataset is unknown and anyone may use such a name."""
     return f"{dataset}\n{name}" if dataset or not _says_nothing(name) else ""
 
 
 def _says_nothing(name: str) -> bool:
-    return len(name) < SHORT or name.isdigit()
+    return len(name) < SHORT or _ANYONES.fullmatch(name.casefold()) is not None
 
 
 def _detail(clip: Clip, entry: _Known, kinds: Sequence[str]) -> str:
@@ -262,7 +212,7 @@ def summary(found: Found) -> str:
     """What was found, in a line: `2 of 3839 training clips are in an evaluation set (2 by id, 1 by source)`."""
     if not found.clips:
         return f"none of {found.compared} training clips was found in an evaluation set"
-    kinds = Counter(kind for leak in found.leaks for kind in leak.by)
+    kinds = Counter(kind for _, kind in dict.fromkeys((leak.train, kind) for leak in found.leaks for kind in leak.by))
     said = [f"{count} by {kind}" for kind, count in kinds.items()]
     said += [f"all {len(numbers)} of {place}, which is given on both sides" for place, numbers in found.same.items()]
     return (
@@ -292,7 +242,7 @@ def print_leaks(found: Found, by: Sequence[str]) -> None:
         for title in ("training clip", "is in", "by", "detail"):
             table.add_column(title, overflow="fold")
         for leak in found.leaks[:SHOWN]:
-            table.add_row(leak.train, leak.evaluation, ", ".join(leak.by), leak.detail)
+            table.add_row(*map(Text, (leak.train, leak.evaluation, ", ".join(leak.by), leak.detail)))
         console.print(table)
         if len(found.leaks) > SHOWN:
             print(f"… and {len(found.leaks) - SHOWN} more; --json prints all")

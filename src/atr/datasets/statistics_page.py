@@ -1,6 +1,7 @@
 """Statistics of corpora on the screen, and as one self-contained HTML page."""
 
 import base64
+import contextlib
 import os
 import uuid
 from collections import Counter
@@ -14,9 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import atr
 from atr.datasets.statistics import MOST_FREQUENT, Statistics
+from atr.errors import DataError
 from atr.evaluation.pictures import draw
 from atr.types import BadSample
 
@@ -53,7 +56,7 @@ def print_statistics(statistics: Mapping[str, Statistics], bad: Mapping[str, lis
     for column in ("", *COLUMNS):
         table.add_column(column, justify="right" if column else "left", overflow="fold")
     for place, one in statistics.items():
-        table.add_row(place, *cells(one))
+        table.add_row(Text(place), *cells(one))
     console = Console()
     console.print(table)
     for line in [*remarks(statistics), *bad_lines(bad)]:
@@ -71,7 +74,7 @@ def write_page(folder: Path, statistics: Mapping[str, Statistics], bad: Mapping[
     """Writes `folder/index.html`, whole or not at all; the pictures are inside it.
 
     Raises:
-        OSError: it cannot be stored.
+        DataError: it cannot be stored.
     """
     environment = Environment(
         loader=PackageLoader("atr.datasets", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -84,14 +87,17 @@ def write_page(folder: Path, statistics: Mapping[str, Statistics], bad: Mapping[
         corpora=[(place, _pictures(one)) for place, one in statistics.items()],
         remarks=[*remarks(statistics), *bad_lines(bad)],
     )
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "index.html"
     temporary = folder / f".index.html.{uuid.uuid4().hex}"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         temporary.write_text(page, encoding="utf-8")
         os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(f"{path}: the page cannot be written ({error.strerror or error})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     return path
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from atr.errors import UsageError
+from atr.errors import DataError, UsageError
 from atr.shards.read import ShardSet
 
 
@@ -52,11 +52,17 @@ class Mixture:
 
         Raises:
             UsageError: the weights name other corpora than there are, or a corpus gets no clip.
+            DataError: a corpus has none.
         """
         names = list(sizes)
         if self.weights is not None and set(self.weights) != set(names):
             raise UsageError(
                 f"data.mixture.weights names {', '.join(self.weights)}; data.train has {', '.join(map(repr, names))}"
+            )
+        if empty := [name for name in names if not sizes[name]]:
+            raise DataError(
+                f"data.train.{empty[0]} has no clip left: quarantine.jsonl, data.exclude_labels and leaks.action=drop "
+                "take clips out; take the corpus out of data.train"
             )
         size = np.array([sizes[name] for name in names], dtype=np.float64)
         share = (size / size.max()) ** (1 / self.temperature)

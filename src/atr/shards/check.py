@@ -219,8 +219,9 @@ def _findings(folders: dict[str, list[str]], shards: dict[str, Examined], rate: 
         row = at - int(starts[number])
         return tars[number], keys[number][row].decode(), number, row
 
-    counts = {tar: (len(one.keys), one.lost) for tar, one in shards.items()}
+    held = {Path(tar).resolve(): (len(one.keys), one.lost) for tar, one in shards.items()}
     for folder in folders:
+        counts = {tar: held[Path(tar).resolve()] for tar in find_shards(folder)}  # as this folder spells them
         for lost in missing(counts, folder):
             number = tars.index(lost.key) if lost.key in shards else len(tars)
             rows.append((number, -1, 0, "", Finding(lost.key, "(missing)", "unreadable", lost.reason)))
@@ -247,11 +248,17 @@ def _rows(report: Report, shards: dict[str, Examined], folder: Path) -> list[Qua
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Writes `Report.as_json`, whole or not at all."""
+    """Writes `Report.as_json`, whole or not at all.
+
+    Raises:
+        DataError: it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         temporary.write_text(json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         temporary.replace(path)
+    except OSError as error:
+        raise DataError(f"{path}: the findings cannot be written ({error.strerror or error})") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,5 +1,6 @@
 """Index -> bytes: any sample of any number of shard folders by its number."""
 
+import copy
 import io
 import json
 import os
@@ -155,6 +156,13 @@ class ShardSet:
     def select(self, numbers: Sequence[int]) -> None:
         """Keeps only these samples; in ascending order."""
         self.numbers = self.numbers[np.asarray(numbers, dtype=np.int64)]
+
+    def whole_shard(self, shard: int) -> "ShardSet":
+        """All samples of one of the shards, those that are left out, too."""
+        whole = copy.copy(self)
+        whole.numbers = np.arange(self.starts[shard], self.starts[shard + 1])
+        whole._files = self._files  # or each would hold its own open
+        return whole
 
     def pread(self, shard: int, offset: int, size: int) -> bytes:
         """Bytes of a shard.
