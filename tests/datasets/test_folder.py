@@ -81,10 +81,17 @@ def test_bad_texts(tmp_path, raw):
     assert a.key == str(tmp_path / "a.txt") and a.reason.startswith("is not utf-8 (")
     assert b.key == str(tmp_path / "b.json") and b.reason.startswith("is no JSON (")
     assert c == BadSample(str(tmp_path / "c.json"), "is a list, not an object")
-    assert d.reason == "duration is 'long'; allowed is float | None"
+    assert d.reason == "duration is 'long'; allowed is seconds, 0 or more, or null"
     assert e.id == "e" and again == BadSample("e.wav", "has the same name as e.flac; keep one of them")
     latin = Raw(tmp_path, AudioFiles(tmp_path), {}, "latin-1")
     assert next(corpus.read(latin, "all")).captions == ["café"]
+
+
+def test_links_that_lead_back_give_each_sound_once(tmp_path, raw):
+    sound(tmp_path / "x" / "a.wav")
+    for name in ("one", "two", "three"):
+        (tmp_path / "x" / name).symlink_to(tmp_path)
+    assert [clip.id for clip in corpus.read(raw, "all")] == ["x/a"]
 
 
 def test_no_folder(tmp_path):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from atr.datasets.manifest import as_line, from_line
+from atr.errors import DataError
 from atr.shards.write import shard_key
 from atr.types import BadSample, Clip
 
@@ -112,6 +113,16 @@ def as_reject(bad: BadSample) -> bytes:
     return (json.dumps({"clip": bad.key, "reason": bad.reason}, ensure_ascii=True) + "\n").encode()
 
 
+def line_of(clip: Clip) -> bytes | BadSample:
+    """A clip's line of a manifest, or why there can be none."""
+    if not clip.id:
+        return BadSample(clip.audio, "its id is empty; give it one")
+    try:
+        return as_line(clip).encode()
+    except DataError as error:
+        return BadSample(clip.id, f"{error}; give its file a name in UTF-8, or the encoding of its text")
+
+
 def _sort(
     rows: Iterable[Clip | BadSample],
     database: sqlite3.Connection,
@@ -126,14 +137,10 @@ def _sort(
     for row in rows:
         if isinstance(row, Clip) and row.source and row.source in exclude:
             row = BadSample(row.id, f"its source {row.source} is on an exclusion list")
-        if isinstance(row, Clip):
-            try:
-                line = as_line(row).encode()
-            except UnicodeEncodeError as error:
-                row = BadSample(row.id, f"its text is no Unicode ({error}); read it again with the right encoding")
-        if isinstance(row, BadSample):
-            database.execute("INSERT INTO rows VALUES (?, NULL, ?)", (bytes([row.clips > 0]), as_reject(row)))
-        else:
+        line = line_of(row) if isinstance(row, Clip) else row
+        if isinstance(line, BadSample):
+            database.execute("INSERT INTO rows VALUES (?, NULL, ?)", (bytes([line.clips > 0]), as_reject(line)))
+        elif isinstance(row, Clip):
             key = shard_key(row.id)
             place = hashlib.blake2b(key.encode(), digest_size=16).digest()
             database.execute("INSERT INTO rows VALUES (?, ?, ?)", (place, key, line))
