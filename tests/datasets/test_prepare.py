@@ -96,6 +96,13 @@ def test_tables_alone_and_shards_in_one_folder(audiocaps):
     assert (audiocaps / "out" / "train" / "manifest.jsonl").read_text() == before
 
 
+def test_tables_alone_without_excluded_sources(audiocaps):
+    (audiocaps / "list.txt").write_text("youtube:aaaaaaaaaaa\n")
+    done = prepared(audiocaps, tables_only=True, exclude=[audiocaps / "list.txt"])[2].summary
+    assert (done["listed"], done["clips"]) == (3, 1)
+    assert done["rejected"] == {"its source … is on an exclusion list": 1, DAMAGED: 1}
+
+
 def test_tables_alone_reject_what_no_manifest_can_hold(tmp_path):
     rows = ['{"audio": "a.wav", "caption": "rain"}', '{"audio": "b.wav", "caption": "half \\ud800"}']
     (tmp_path / "t.jsonl").write_text("\n".join(rows))

@@ -61,9 +61,9 @@ def test_bad_rows_and_excluded_sources_are_listed(tmp_path):
     plan = plan_of(tmp_path, rows, exclude=frozenset(["youtube:2"]), on_row=lambda: counted.append(1))
     assert [one.id for one in plan.shard(0)] == ["a"] and len(counted) == 5
     text = (tmp_path / "rejected.jsonl").read_text()
-    assert '{"clip": "b", "reason": "its source youtube:2 is on an exclusion list"}' in text
+    assert "its source 'youtube:2' is on an exclusion list" in text
     assert '{"clip": "table.csv:7", "reason": "has 3 cells"}' in text and plan.rejected == 3
-    assert "clip 'c' cannot be written to a manifest" in text and "give its file a name in UTF-8" in text
+    assert '{"clip": "c", "reason": "its name, its text or a number cannot be written as JSON in UTF-8; rename' in text
     assert "extra.csv:1" in (tmp_path / "remarks.jsonl").read_text() and "extra" not in text
 
 

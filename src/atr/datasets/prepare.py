@@ -85,7 +85,7 @@ def prepare_corpus(
             with _told(one.folder):
                 rows = corpus.read(raw, split)
                 if tables_only:
-                    one.summary = _list(rows, one.folder, progress)
+                    one.summary = _list(rows, one.folder, sources, progress)
                 else:
                     one.summary = prepare(
                         rows, one.folder, settings, exclude=sources, workers=workers, backend=backend, progress=progress
@@ -211,7 +211,7 @@ def _excluded(lists: Sequence[Path]) -> frozenset[str]:
     return frozenset().union(*(read_exclusions(path) for path in lists))
 
 
-def _list(rows: Iterator[Clip | BadSample], folder: Path, progress: bool) -> dict[str, Any]:
+def _list(rows: Iterator[Clip | BadSample], folder: Path, exclude: frozenset[str], progress: bool) -> dict[str, Any]:
     """A manifest of what a corpus's tables list, without a look at the sound."""
     if (folder / WORK).exists() or any(folder.glob("*.tar")):
         raise DataError(f"{folder} holds shards, whose manifest it would replace; choose another --out for the tables")
@@ -223,7 +223,7 @@ def _list(rows: Iterator[Clip | BadSample], folder: Path, progress: bool) -> dic
         with clip_bar(None, progress, "rows") as on_row, rejected.open("wb") as rejects, remarks.open("wb") as remarked:
             for row in rows:
                 on_row()
-                if isinstance(row, Clip) and isinstance(line := line_of(row), BadSample):
+                if isinstance(row, Clip) and isinstance(line := line_of(row, exclude), BadSample):
                     row = line
                 if isinstance(row, BadSample):
                     (rejects if row.clips else remarked).write(as_reject(row))
