@@ -158,10 +158,7 @@ def _answered(row: Row) -> list[tuple[str, str]]:
 
 
 def _is_text(pairs: list[tuple[str, str]]) -> bool:
-    try:
-        return bool("".join(part for pair in pairs for part in pair).encode())
-    except UnicodeEncodeError:
-        return False
+    return not any("\ufffd" in part for pair in pairs for part in pair)  # what `read_table` makes of other bytes
 
 
 def _pair(cell: str) -> tuple[str, str] | None:
