@@ -94,6 +94,8 @@ def prepare(
         print(json.dumps({one.split: one.summary or {"problem": one.problem} for one in done}, indent=2))
     else:
         print_prepared(done)
+    if any(one.problem and not one.missing for one in done):
+        raise typer.Exit(1)
 
 
 @data.command()

@@ -59,7 +59,7 @@ def test_counts_and_the_first_clip(raw):
     assert [(clip.id, clip.start, clip.end) for clip in found[1:3]] == [
         ("ABCDEFGHIJK_84", 84.0, 94.0), ("YBCDEFGHIJK_30", None, None),
     ]  # fmt: skip
-    reason = "zzzzzzzzzzz_0 has 2 questions, but no row in the table of captions"
+    reason = "'zzzzzzzzzzz_0' has 2 questions, but no row in the table of captions"
     assert found[3:] == [BadSample(f"{path}:5", reason)]
 
 
@@ -114,7 +114,7 @@ def test_rows_that_give_no_clip_are_named(raw):
             start=84.0, end=94.0, source="youtube:ABCDEFGHIJK", dataset="AudioSetCaps",
             licence=audiosetcaps.CARD.licence,
         ),
-        BadSample(f"{path}:3", "ABCDEFGHIJK_84 came before"),
+        BadSample(f"{path}:3", "'ABCDEFGHIJK_84' came before"),
         BadSample(f"{path}:4", "'short_000001' is no YouTube id with or without times"),
         BadSample(f"{path}:5", "has no caption"),
         BadSample("zzzzzzzzzzz_1", f"no file for video 'zzzzzzzzzzz' below {raw.root}"),

@@ -53,7 +53,7 @@ def test_rows_that_give_no_clip_are_named(raw):
         "youtube_id,caption\nABCDEFGHIJK,a\nABCDEFGHIJK,b\n#NAME?,c\nshort,d\nABCDEFGHIJKL,e\nzzzzzzzzzzz,\nyyyyyyyyyyy,f\n"
     )
     assert list(auto_acd.read(raw, "validation"))[1:] == [
-        BadSample(f"{path}:3", "ABCDEFGHIJK came before, and without times the stretches cannot be told apart"),
+        BadSample(f"{path}:3", "'ABCDEFGHIJK' came before, and without times the stretches cannot be told apart"),
         BadSample(f"{path}:4", "'youtube_id' is #NAME?, which a spreadsheet put there; take the original table"),
         BadSample(f"{path}:5", "'short' is no YouTube id"),
         BadSample(f"{path}:6", "'ABCDEFGHIJKL' is no YouTube id"),

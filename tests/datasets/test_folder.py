@@ -87,6 +87,13 @@ def test_bad_texts(tmp_path, raw):
     assert next(corpus.read(latin, "all")).captions == ["café"]
 
 
+def test_links_that_lead_back_give_each_sound_once(tmp_path, raw):
+    sound(tmp_path / "x" / "a.wav")
+    for name in ("one", "two", "three"):
+        (tmp_path / "x" / name).symlink_to(tmp_path)
+    assert [clip.id for clip in corpus.read(raw, "all")] == ["x/a"]
+
+
 def test_no_folder(tmp_path):
     with pytest.raises(DataError, match="is no folder; give the one that the sounds are in"):
         corpus.splits(Raw(tmp_path / "no", AudioFiles(tmp_path)))

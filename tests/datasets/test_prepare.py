@@ -13,7 +13,7 @@ import soundfile
 from atr.cli import main
 from atr.datasets.manifest import read_manifest, write_manifest
 from atr.datasets.prepare import prepare_corpus, print_prepared, shard_manifest
-from atr.errors import DataError, UsageError
+from atr.errors import AtrError, DataError, UsageError
 from atr.shards.prepare import Settings
 from tests.conftest import ROOT, SHARED, make_clips, tone
 
@@ -86,6 +86,49 @@ def test_tables_only(audiocaps):
     assert sorted(path.name for path in (audiocaps / "out" / "test").iterdir()) == ["manifest.jsonl", "rejected.jsonl"]
 
 
+def test_tables_alone_and_shards_in_one_folder(audiocaps):
+    prepared(audiocaps, tables_only=True)
+    (audiocaps / "out" / "train" / "rejected.jsonl").write_text("of the tables")
+    prepared(audiocaps)
+    assert not (audiocaps / "out" / "train" / "rejected.jsonl").exists()
+    before = (audiocaps / "out" / "train" / "manifest.jsonl").read_text()
+    with pytest.raises(DataError, match=r"train: .*out/train holds shards, whose manifest it would replace"):
+        prepared(audiocaps, tables_only=True)
+    assert (audiocaps / "out" / "train" / "manifest.jsonl").read_text() == before
+
+
+def test_tables_alone_without_excluded_sources(audiocaps):
+    (audiocaps / "list.txt").write_text("youtube:aaaaaaaaaaa\n")
+    done = prepared(audiocaps, tables_only=True, exclude=[audiocaps / "list.txt"])[2].summary
+    assert (done["listed"], done["clips"]) == (3, 1)
+    assert done["rejected"] == {"its source … is on an exclusion list": 1, DAMAGED: 1}
+
+
+def test_tables_alone_reject_what_no_manifest_can_hold(tmp_path):
+    rows = ['{"audio": "a.wav", "caption": "rain"}', '{"audio": "b.wav", "caption": "half \\ud800"}']
+    (tmp_path / "t.jsonl").write_text("\n".join(rows))
+    table, out = tmp_path / "t.jsonl", tmp_path / "out"
+    (done,) = prepare_corpus("jsonl", table, out, Settings(), tables_only=True, progress=False)
+    assert (done.summary["listed"], done.summary["clips"], sum(done.summary["rejected"].values())) == (2, 1, 1)
+
+
+def test_what_is_no_folder_or_full_is_told_and_one_split_that_fails_ends_in_1(audiocaps, monkeypatch):
+    (audiocaps / "file").write_text("")
+    with pytest.raises(AtrError, match=r"file/train: cannot be written .*; free space and run it again, or choose"):
+        prepare_corpus(
+            "audiocaps", audiocaps / "raw", audiocaps / "file", Settings(), audio_dir=audiocaps / "youtube",
+            progress=False,
+        )  # fmt: skip
+    (audiocaps / "out" / "train").mkdir(parents=True)
+    (audiocaps / "out" / "train" / "summary.json").write_text("{")
+    done = atr(
+        "prepare", "audiocaps", "--root", audiocaps / "raw", "--out", audiocaps / "out",
+        "--audio-dir", audiocaps / "youtube",
+    )  # fmt: skip
+    assert done.returncode == 1 and "failed" in done.stdout and "summary.json: is damaged; remove" in done.stdout
+    assert "Traceback" not in done.stderr and (audiocaps / "out" / "test" / "summary.json").is_file()
+
+
 def test_a_manifest_with_paths_of_its_own_folder(tmp_path):
     clips = make_clips(tmp_path / "sounds", 4)
     rows = "".join(json.dumps({"id": clip.id, "audio": f"sounds/{clip.id}.wav"}) + "\n" for clip in clips)
@@ -93,8 +136,9 @@ def test_a_manifest_with_paths_of_its_own_folder(tmp_path):
     done = shard_manifest(tmp_path / "list.jsonl", tmp_path / "out", Settings(codec="ogg"), progress=False)
     assert done.summary["clips"] == 4 and done.split == "out"
     (tmp_path / "list.jsonl").write_text(rows + '{"id": "x"}\n')
-    with pytest.raises(DataError, match=r"list\.jsonl:5: needs audio"):
-        shard_manifest(tmp_path / "list.jsonl", tmp_path / "more", Settings(), progress=False)
+    more = shard_manifest(tmp_path / "list.jsonl", tmp_path / "more", Settings(), progress=False).summary
+    assert (more["listed"], more["clips"], more["rejected"]) == (5, 4, {"needs audio, as text": 1})
+    assert '"reason": "needs audio, as text"' in (tmp_path / "more" / "rejected.jsonl").read_text()
 
 
 def atr(capsys, monkeypatch, *arguments):

@@ -114,7 +114,7 @@ def test_memory_is_that_of_a_block_and_the_encoded_clip(tmp_path):
     [
         ("opus", None, "opus cannot store 44100 Hz; choose a sample_rate of 8000, 12000, 16000, 24000, 48000 Hz"),
         ("ogg", 300_000, "ogg cannot store 300000 Hz; choose a sample_rate of 1 to 200000 Hz"),
-        ("flac", 700_000, "flac does not support this sample rate"),
+        ("flac", 700_000, "flac cannot store 700000 Hz; choose a sample_rate of 1 to 655350 Hz"),
     ],
 )
 def test_rates_a_codec_cannot_store(noise, codec, rate, message):

@@ -61,13 +61,18 @@ def test_bad_rows_and_excluded_sources_are_listed(tmp_path):
     plan = plan_of(tmp_path, rows, exclude=frozenset(["youtube:2"]), on_row=lambda: counted.append(1))
     assert [one.id for one in plan.shard(0)] == ["a"] and len(counted) == 5
     text = (tmp_path / "rejected.jsonl").read_text()
-    assert '{"clip": "b", "reason": "its source youtube:2 is on an exclusion list"}' in text
-    assert (
-        '{"clip": "table.csv:7", "reason": "has 3 cells"}' in text
-        and "cannot be written to a manifest" in text
-        and plan.rejected == 3
-    )
+    assert "its source 'youtube:2' is on an exclusion list" in text
+    assert '{"clip": "table.csv:7", "reason": "has 3 cells"}' in text and plan.rejected == 3
+    assert '{"clip": "c", "reason": "its name, its text or a number cannot be written as JSON in UTF-8; rename' in text
     assert "extra.csv:1" in (tmp_path / "remarks.jsonl").read_text() and "extra" not in text
+
+
+def test_rows_that_no_manifest_can_hold_are_rejected(tmp_path):
+    rows = [clip("a"), clip(""), clip("b\udcff"), clip("c", start=float("nan"))]
+    plan = plan_of(tmp_path, rows)
+    assert [one.id for one in plan.shard(0)] == ["a"] and plan.rejected == 3
+    text = (tmp_path / "rejected.jsonl").read_text()
+    assert '{"clip": "/raw/.wav", "reason": "its id is empty; give it one"}' in text
 
 
 def test_no_rows(tmp_path):

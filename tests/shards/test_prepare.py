@@ -170,6 +170,31 @@ def test_a_shard_whose_outcome_is_missing_is_done_again(tmp_path, clips, monkeyp
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+def test_a_shard_that_was_removed_is_done_again_or_missed(tmp_path, clips, monkeypatch):
+    run(clips, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run(clips, tmp_path / "out")
+    (tmp_path / "out" / "00002.tar").unlink()
+    run(clips, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    (tmp_path / "out" / "00002.tar").unlink()
+    with pytest.raises(DataError, match=r"holds 5 shards, and summary\.json tells of 6; put them back"):
+        run(clips, tmp_path / "out")
+
+
+def test_a_manifest_that_was_half_written_by_a_killed_run_does_not_stay(tmp_path, clips, monkeypatch):
+    def die(_, path):
+        path.with_name(f".{path.name}.half").write_text("{")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "write_manifest", die)
+        run(clips, tmp_path / "out")
+    run(clips, tmp_path / "out")
+    assert not list((tmp_path / "out").glob(".manifest*"))
+
+
 def test_other_clips_or_settings_are_refused(tmp_path, clips):
     run(clips, tmp_path / "out")
     with pytest.raises(DataError, match=r"differ in: codec; remove the folder, choose another --out"):
@@ -215,6 +240,7 @@ def test_a_cut_off_wav_is_stored_and_remarked(tmp_path, clips):
         ({"codec": "keep", "sample_rate": 8000}, "copies files as they are"),
         ({"clips_per_shard": 0}, "clips_per_shard is 0"),
         ({"max_seconds": 0}, "must be above 0 s"),
+        ({"max_seconds": float("inf")}, "below 1e9 s"),
         ({"max_seconds": 1.0, "codec": "keep"}, "codec 'keep' cannot"),
     ],
 )

@@ -3,6 +3,7 @@
 import os
 import re
 import sqlite3
+import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -130,15 +131,28 @@ def _index(folder: Path) -> sqlite3.Connection:
     return names
 
 
-def _sound_files(folder: Path) -> Iterator[tuple[bytes, bytes]]:
+def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk` with names sorted: links are followed, no folder is entered twice, an unreadable one is warned of.
+
+    What is removed from the list of folders is not entered.
+    """
     seen = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=_warn, followlinks=True):
         about = os.stat(parent)
         if (about.st_dev, about.st_ino) in seen:  # a link that leads back
             folders.clear()
             continue
         seen.add((about.st_dev, about.st_ino))
         folders.sort()
+        yield parent, folders, sorted(files)
+
+
+def _warn(error: OSError) -> None:
+    warnings.warn(f"{error.filename} cannot be read ({error.strerror}): sounds in it are not found", stacklevel=2)
+
+
+def _sound_files(folder: Path) -> Iterator[tuple[bytes, bytes]]:
+    for parent, _, files in walk(folder):
         for name in files:
             stem, suffix = os.path.splitext(name)
             if suffix[1:].lower() in AUDIO_SUFFIXES:

@@ -68,7 +68,7 @@ def read(raw: Raw, split: str) -> Iterator[Clip | BadSample]:
         video, start, end = place
         name = _name(video, start)
         if seen(name):
-            yield BadSample(row.where, f"{name} came before")
+            yield BadSample(row.where, f"{name!r} came before")
             continue
         answered = questions.take(name)
         if not row["caption"]:
@@ -146,7 +146,7 @@ class _Questions:
             "WHERE clip NOT IN (SELECT clip FROM taken) GROUP BY clip ORDER BY min(rowid)"
         )
         for clip, place, count in self._rows.execute(query):
-            yield BadSample(place, f"{clip} has {count} questions, but no row in the table of captions")
+            yield BadSample(place, f"{clip!r} has {count} questions, but no row in the table of captions")
 
 
 def _answered(row: Row) -> list[tuple[str, str]]:

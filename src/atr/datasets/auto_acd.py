@@ -54,7 +54,7 @@ def read(raw: Raw, split: str) -> Iterator[Clip | BadSample]:
         elif not row["caption"]:
             yield BadSample(row.where, "has no caption")
         elif seen(video):
-            yield BadSample(row.where, f"{video} came before, and without times the stretches cannot be told apart")
+            yield BadSample(row.where, f"{video!r} came before, and without times the stretches cannot be told apart")
         else:
             start = None if starts is None else starts[video]
             clip = Clip(

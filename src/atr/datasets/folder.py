@@ -1,13 +1,13 @@
 """Any folder of sounds, with a text or a json of the same name beside each, or a folder per class."""
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from atr.datasets.audio_files import walk
 from atr.datasets.corpus import Card, MissingSplit, Raw
 from atr.datasets.manifest import from_metadata
 from atr.datasets.own import ALL
@@ -67,10 +67,10 @@ def read(raw: Raw, split: str) -> Iterator[Clip | BadSample]:
 
 def _sounds(root: Path, skipped: set[str]) -> Iterator[Path]:
     """The sound files below a folder, sorted, without hidden ones and without the first-level folders `skipped`."""
-    for parent, folders, files in os.walk(root, followlinks=True):
+    for parent, folders, files in walk(root):
         top = Path(parent) == root
-        folders[:] = sorted(one for one in folders if not one.startswith(".") and not (top and one in skipped))
-        for name in sorted(files):
+        folders[:] = [one for one in folders if not one.startswith(".") and not (top and one in skipped)]
+        for name in files:
             if name.rpartition(".")[2].lower() in AUDIO_SUFFIXES and not name.startswith("."):
                 yield Path(parent) / name
 

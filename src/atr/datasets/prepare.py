@@ -1,7 +1,9 @@
 """`atr prepare`: all splits of a corpus -> shards, or manifests alone."""
 
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from atr.datasets.audio_files import AudioFiles
-from atr.datasets.corpus import Corpus, Raw, corpus_names, find_corpus
+from atr.datasets.corpus import Corpus, MissingSplit, Raw, corpus_names, find_corpus
 from atr.datasets.manifest import read_manifest, write_manifest
 from atr.errors import AtrError, DataError, UsageError
-from atr.shards.plan import as_reject
-from atr.shards.prepare import MANIFEST, REJECTED, REMARKS, Settings, kind_of, prepare
+from atr.shards.plan import as_reject, line_of
+from atr.shards.prepare import MANIFEST, REJECTED, REMARKS, WORK, Settings, kind_of, prepare
 from atr.shards.progress import clip_bar
 from atr.types import BadSample, Clip
 
@@ -28,6 +30,7 @@ class Prepared:
     folder: Path
     summary: dict[str, Any] = field(default_factory=dict)
     problem: str = ""
+    missing: bool = False  # the problem is that nothing of it is there
 
 
 def prepare_corpus(
@@ -79,17 +82,16 @@ def prepare_corpus(
     for split in _splits(corpus, raw, splits):
         one = Prepared(split, out / split)
         try:
-            rows = corpus.read(raw, split)
-            if tables_only:
-                one.summary = _list(rows, one.folder, progress)
-            else:
-                one.summary = prepare(
-                    rows, one.folder, settings, exclude=sources, workers=workers, backend=backend, progress=progress
-                )
-        except DataError as error:  # a MissingSplit, too
-            one.problem = str(error)
-        except KeyboardInterrupt:
-            raise _stopped(one.folder) from None
+            with _told(one.folder):
+                rows = corpus.read(raw, split)
+                if tables_only:
+                    one.summary = _list(rows, one.folder, sources, progress)
+                else:
+                    one.summary = prepare(
+                        rows, one.folder, settings, exclude=sources, workers=workers, backend=backend, progress=progress
+                    )
+        except DataError as error:
+            one.problem, one.missing = str(error), isinstance(error, MissingSplit)
         done.append(one)
     failed = [one for one in done if one.problem]
     if failed and (splits or len(failed) == len(done)):
@@ -110,21 +112,39 @@ def shard_manifest(
     """Writes the clips of a manifest into shards; relative paths in it start at its folder. See `prepare_corpus`.
 
     Raises:
-        DataError: a line of the manifest is no clip, or no clip can be stored.
+        DataError: the manifest cannot be read, or no clip can be stored.
     """
-    here = manifest.resolve().parent
-    clips = (replace(clip, audio=str(here / clip.audio)) for clip in read_manifest(manifest))
     sources = _excluded(exclude)
-    try:
-        summary = prepare(clips, out, settings, exclude=sources, workers=workers, backend=backend, progress=progress)
-    except KeyboardInterrupt:
-        raise _stopped(out) from None
+    with _told(out):
+        summary = prepare(
+            _listed(manifest), out, settings, exclude=sources, workers=workers, backend=backend, progress=progress
+        )
     return Prepared(out.name, out, summary)
 
 
-def _stopped(folder: Path) -> AtrError:
-    whole = len(list(folder.glob("*.tar")))
-    return AtrError(f"stopped; {whole} shards are whole in {folder}, and the same command goes on with the others")
+def _listed(manifest: Path) -> Iterator[Clip | BadSample]:
+    here, bad = manifest.resolve().parent, list[BadSample]()
+    for clip in read_manifest(manifest, bad):
+        yield from bad
+        bad.clear()
+        yield replace(clip, audio=str(here / clip.audio))
+    yield from bad
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Turns what stops the writing of a folder into a message."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        whole = len(list(folder.glob("*.tar")))
+        raise AtrError(
+            f"stopped; {whole} shards are whole in {folder}, and the same command goes on with the others"
+        ) from None
+    except (OSError, sqlite3.Error) as error:  # of no split alone: it ends the command
+        raise AtrError(
+            f"{folder}: cannot be written ({error}); free space and run it again, or choose another --out"
+        ) from error
 
 
 def print_prepared(done: Sequence[Prepared]) -> None:
@@ -134,7 +154,7 @@ def print_prepared(done: Sequence[Prepared]) -> None:
         table.add_column(column, justify="left" if column == "split" else "right")
     for one in done:
         numbers = [one.summary.get(name, "") for name in ("listed", "clips", "hours", "captions", "words", "shards")]
-        table.add_row(one.split, *map(str, numbers if not one.problem else ["not there"]))
+        table.add_row(one.split, *map(str, numbers if not one.problem else ["not there" if one.missing else "failed"]))
     console = Console(soft_wrap=True, highlight=False)
     console.print(table)
     for one in done:
@@ -191,8 +211,10 @@ def _excluded(lists: Sequence[Path]) -> frozenset[str]:
     return frozenset().union(*(read_exclusions(path) for path in lists))
 
 
-def _list(rows: Iterator[Clip | BadSample], folder: Path, progress: bool) -> dict[str, Any]:
+def _list(rows: Iterator[Clip | BadSample], folder: Path, exclude: frozenset[str], progress: bool) -> dict[str, Any]:
     """A manifest of what a corpus's tables list, without a look at the sound."""
+    if (folder / WORK).exists() or any(folder.glob("*.tar")):
+        raise DataError(f"{folder} holds shards, whose manifest it would replace; choose another --out for the tables")
     folder.mkdir(parents=True, exist_ok=True)
     counts, reasons = {"listed": 0, "clips": 0, "captions": 0}, Counter[str]()
     rejected, remarks = folder / REJECTED, folder / REMARKS
@@ -201,6 +223,8 @@ def _list(rows: Iterator[Clip | BadSample], folder: Path, progress: bool) -> dic
         with clip_bar(None, progress, "rows") as on_row, rejected.open("wb") as rejects, remarks.open("wb") as remarked:
             for row in rows:
                 on_row()
+                if isinstance(row, Clip) and isinstance(line := line_of(row, exclude), BadSample):
+                    row = line
                 if isinstance(row, BadSample):
                     (rejects if row.clips else remarked).write(as_reject(row))
                     counts["listed"] += row.clips

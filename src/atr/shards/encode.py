@@ -22,7 +22,11 @@ from atr.types import Clip
 
 Codec = Literal["keep", "flac", "ogg", "opus", "wav"]
 FORMATS = {"flac": ("FLAC", "PCM_16"), "ogg": ("OGG", "VORBIS"), "opus": ("OGG", "OPUS"), "wav": ("WAV", "PCM_16")}
-RATES = {"ogg": range(1, 200_001), "opus": (8000, 12_000, 16_000, 24_000, 48_000)}  # Hz; libvorbis dies of others
+RATES = {
+    "flac": range(1, 655_351),
+    "ogg": range(1, 200_001),
+    "opus": (8000, 12_000, 16_000, 24_000, 48_000),
+}  # Hz; libvorbis dies of others
 MAX_CHANNELS = 8  # what flac holds; libvorbis dies of 256
 VORBIS_COMPRESSION = 0.9  # libsndfile's scale, 1 = smallest; about 50 kbit/s for 32 kHz mono
 BLOCK = 1 << 18  # frames decoded at once: an hour is never in memory as float32

@@ -113,6 +113,19 @@ def as_reject(bad: BadSample) -> bytes:
     return (json.dumps({"clip": bad.key, "reason": bad.reason}, ensure_ascii=True) + "\n").encode()
 
 
+def line_of(clip: Clip, exclude: frozenset[str]) -> bytes | BadSample:
+    """A clip's line of a manifest, or why there is none."""
+    if clip.source and clip.source in exclude:
+        return BadSample(clip.id, f"its source {clip.source!r} is on an exclusion list")
+    if not clip.id:
+        return BadSample(clip.audio, "its id is empty; give it one")
+    try:
+        return as_line(clip).encode()
+    except DataError:  # the key says which, and the counted reasons stay one
+        reason = "its name, its text or a number cannot be written as JSON in UTF-8; rename it, or give the encoding"
+        return BadSample(clip.id, reason)
+
+
 def _sort(
     rows: Iterable[Clip | BadSample],
     database: sqlite3.Connection,
@@ -125,16 +138,10 @@ def _sort(
     database.execute("CREATE TABLE rows (place BLOB, key TEXT, line BLOB)")
     database.execute("BEGIN")
     for row in rows:
-        if isinstance(row, Clip) and row.source and row.source in exclude:
-            row = BadSample(row.id, f"its source {row.source} is on an exclusion list")
-        if isinstance(row, Clip):
-            try:
-                line = as_line(row).encode()
-            except DataError as error:
-                row = BadSample(row.id, str(error))
-        if isinstance(row, BadSample):
-            database.execute("INSERT INTO rows VALUES (?, NULL, ?)", (bytes([row.clips > 0]), as_reject(row)))
-        else:
+        line = line_of(row, exclude) if isinstance(row, Clip) else row
+        if isinstance(line, BadSample):
+            database.execute("INSERT INTO rows VALUES (?, NULL, ?)", (bytes([line.clips > 0]), as_reject(line)))
+        elif isinstance(row, Clip):
             key = shard_key(row.id)
             place = hashlib.blake2b(key.encode(), digest_size=16).digest()
             database.execute("INSERT INTO rows VALUES (?, ?, ?)", (place, key, line))

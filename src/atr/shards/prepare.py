@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from atr.datasets.corpus import MissingSplit
 from atr.datasets.manifest import write_manifest
 from atr.errors import DataError, UsageError
 from atr.shards.encode import Codec
@@ -59,8 +60,8 @@ class Settings:
             check_settings(cast(Codec, self.codec), self.sample_rate, self.clips_per_shard, None)
         except ValueError as error:
             raise UsageError(str(error)) from error
-        if self.max_seconds is not None and not self.max_seconds > 0:
-            raise UsageError(f"max_seconds is {self.max_seconds}; it must be above 0 s")
+        if self.max_seconds is not None and not 0 < self.max_seconds < 1e9:
+            raise UsageError(f"max_seconds is {self.max_seconds}; it must be above 0 s and below 1e9 s")
         if self.max_seconds is not None and self.codec == "keep":
             raise UsageError("max_seconds cuts clips off, and codec 'keep' cannot; choose flac, ogg, opus or wav")
 
@@ -143,8 +144,7 @@ def fill_shard(
         settings: how to store the clips.
         on_clip: is called after each clip.
     """
-    outcome = _outcome(tar)
-    if outcome.is_file():
+    if _is_done(tar):
         return
     tar.unlink(missing_ok=True)  # whole, but its outcome was not written any more
     index_path(tar).unlink(missing_ok=True)
@@ -156,7 +156,7 @@ def fill_shard(
         "rejected": [[one.key, one.reason] for one in written.rejected],
         "remarks": [[one.key, one.reason] for one in written.remarks],
     }
-    _write_whole(outcome, json.dumps(content))
+    _write_whole(_outcome(tar), json.dumps(content))
 
 
 def _take_up(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
@@ -169,7 +169,7 @@ def _take_up(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     for path in (summary, note):
         if not path.is_file():
             continue
-        before = json.loads(path.read_text())
+        before = _object(path)
         if changed := [name for name, value in identity.items() if before.get(name) != value]:
             what = ", ".join("the listed clips" if name == "plan" else name for name in changed)
             raise DataError(
@@ -177,6 +177,11 @@ def _take_up(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
                 "same again"
             )
         if path == summary:
+            if (there := len(list(folder.glob("*.tar")))) != before.get("shards"):
+                raise DataError(
+                    f"{folder} holds {there} shards, and {summary.name} tells of {before.get('shards')}; "
+                    "put them back, or remove the folder and prepare it again"
+                )
             return before
     if not note.is_file():
         if any(folder.glob("*.tar")):
@@ -185,11 +190,21 @@ def _take_up(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def _nothing(what: str, work: Path) -> DataError:
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: is damaged; remove {path.parent}, then prepare it again")
+    return content
+
+
+def _nothing(what: str, work: Path) -> MissingSplit:
     """The error of a split without clips, with the first reasons; nothing is left of it."""
     examples = "".join(f"\n  {one.key}: {one.reason}" for one in _rejects(work / REJECTED, 5))
     shutil.rmtree(work)
-    return DataError(f"{what}:{examples}")
+    return MissingSplit(f"{what}:{examples}")
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -200,7 +215,7 @@ def _remove_if_empty(folder: Path) -> None:
 def _fill(plan: Plan, folder: Path, settings: Settings, workers: int | None, backend: str, progress: bool) -> None:
     """All shards that are not there yet, in parallel."""
     tars = [folder / f"{number:05d}.tar" for number in range(len(plan.counts))]
-    left = [number for number, tar in enumerate(tars) if not _outcome(tar).is_file()]
+    left = [number for number, tar in enumerate(tars) if not _is_done(tar)]
     tasks = [
         functools.partial(fill_shard, plan.path, plan.offsets[number], plan.counts[number], tars[number], settings)
         for number in left
@@ -245,10 +260,13 @@ def _finish(plan: Plan, folder: Path, identity: dict[str, Any]) -> dict[str, Any
     if not sizes:
         raise _nothing(f"none of the {plan.clips} clips can be stored", work)
     totals: Counter[str] = Counter()
-    write_manifest(_stored(plan, folder, totals), folder / MANIFEST)
+    write_manifest(_stored(plan, folder, totals), work / MANIFEST)  # where a killed run's temporary file is removed
+    (work / MANIFEST).replace(folder / MANIFEST)
     for path in (rejected, remarks):
         if path.stat().st_size:
             path.replace(folder / path.name)
+        else:
+            (folder / path.name).unlink(missing_ok=True)  # one of the tables alone
     _write_whole(folder / "sizes.json", json.dumps(sizes, indent=0))
     summary = identity | {
         "listed": plan.clips + plan.rejected,
@@ -301,6 +319,12 @@ def kind_of(reason: str) -> str:
     'no file for video … below …'
     """
     return _OF_ONE_CLIP.sub("…", _PATH_BEFORE.sub("…: ", reason))
+
+
+def _is_done(tar: Path) -> bool:
+    """Its outcome is written, and the shard is still there, unless no clip could be stored."""
+    outcome = _outcome(tar)
+    return outcome.is_file() and (tar.is_file() or not json.loads(outcome.read_text())["clips"])
 
 
 def _outcome(tar: Path) -> Path:
