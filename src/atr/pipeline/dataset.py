@@ -76,7 +76,7 @@ class Training(Listening):
         """
         sample = self.sample(key, meta, audio, rng)
         if not sample.captions:
-            raise DataError("has no caption: its json has no `text`")
+            raise DataError("has no caption, which training needs: its json has no `text` (README, Labels as captions)")
         sample.captions = [sample.captions[rng.integers(len(sample.captions))]]
         return sample
 

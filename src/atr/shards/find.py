@@ -35,7 +35,9 @@ def find_shards(folder: str | Path) -> list[str]:
         raise DataError(f"shard folder {folder.absolute()} does not exist; {there}")
     tars = sorted(folder.glob("*.tar"))
     if not tars:
-        raise DataError(f"shard folder {folder.absolute()} holds no .tar; write shards into it or name another folder")
+        below = sorted({tar.parent.name for tar in folder.glob("*/*.tar")})
+        hint = f"; its folders do, name one of them: {', '.join(below)}" if below else ""
+        raise DataError(f"shard folder {folder.absolute()} holds no .tar{hint or '; `atr prepare` makes shards'}")
     return [str(tar) for tar in tars]
 
 
