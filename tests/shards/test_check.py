@@ -263,6 +263,7 @@ def test_json_table_and_exit_status(shards, tmp_path):
 def test_the_help_has_examples():
     result = CliRunner().invoke(app, ["check", "--help"])
     assert result.exit_code == 0 and "atr check data/mine/train --quarantine" in result.stdout
+    assert all(kind in result.stdout for kind in KINDS)
 
 
 @pytest.mark.skipif(not (SHARED / "data" / "odd_audio").is_dir(), reason="no odd_audio there")
