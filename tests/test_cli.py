@@ -56,6 +56,12 @@ def test_exit_statuses(checkpoint, tmp_path):
     cases = [
         (["train", "trainer.max_epoch=3"], 2, "Did you mean trainer.max_epochs?"),
         (["train", f"data.train=[{tmp_path}]"], 1, "holds no .tar"),
+        (
+            ["train", f"data.train=[{ROOT / 'data' / 'esc10'}]"],
+            1,
+            "holds no .tar; its folders do, name one of them: fold1",
+        ),
+        (["train", "experiment=atr_pretrain", "init=null", "data=basic"], 1, "audiocaps/train does not exist"),
         (["train", "data.train=[data/esc10/fold9]"], 1, "fold9 does not exist"),
         (["eval", "nothing.ckpt"], 1, "nothing.ckpt is not there"),
         (["classify", checkpoint, "gone.wav"], 1, "gone.wav: no such file"),

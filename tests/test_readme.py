@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,8 @@ from atr.cli import app
 from atr.cli_data import data
 from atr.config import compose_config
 from atr.datasets.corpus import corpus_names, find_corpus
+from atr.datasets.manifest import FIELDS, from_line, read_manifest, write_manifest
+from atr.types import Clip
 from tests.conftest import ROOT, make_clips
 
 README = (ROOT / "README.md").read_text()
@@ -62,3 +65,22 @@ def test_your_own_sounds_as_the_readme_does_it(tmp_path, monkeypatch):
     (snippet,) = re.findall(r"```python\n(from pathlib.*?)```", README, re.DOTALL)
     exec(snippet, {})
     assert (tmp_path / "data" / "mine" / "train" / "00000.tar").is_file()
+
+
+def test_labels_as_captions_as_the_readme_does_it(tmp_path, monkeypatch):
+    (tmp_path / "data" / "us8k" / "fold1").mkdir(parents=True)
+    clip = Clip(id="a", audio="/a.wav", labels=["dog_bark"])
+    write_manifest([clip], tmp_path / "data" / "us8k" / "fold1" / "manifest.jsonl")
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = re.findall(r"```python\n(from dataclasses.*?)```", README, re.DOTALL)
+    exec(snippet, {})
+    (made,) = read_manifest(tmp_path / "fold1.jsonl")
+    assert made == replace(clip, captions=["The sound of dog bark"])
+
+
+def test_the_manifest_of_the_readme_is_one_and_its_table_has_every_field():
+    section = README.split("### Manifests")[1].split("\n## ")[0]
+    (line,) = re.findall(r"```json\n(.*?)```", section, re.DOTALL)
+    assert from_line(line, "README").id == "dog1"
+    cells = " ".join(re.findall(r"^\| (`[^|]*) \|", section, re.MULTILINE))
+    assert set(re.findall(r"`(\w+)`", cells)) == set(FIELDS)

@@ -32,7 +32,7 @@ def train(context: typer.Context) -> None:
 
         atr train experiment=demo seed=1 trainer.max_epochs=10
 
-        atr train experiment=finetune_clotho init=runs/atr_pretrain/…/last.ckpt
+        atr train experiment=finetune_clotho init=runs/atr_pretrain/…/checkpoints/best.ckpt
     """
     from atr.launch import launch
 

@@ -43,9 +43,11 @@ def corpora(
 @data.command()
 def prepare(
     corpus: Annotated[str, typer.Argument(help="A corpus of `atr corpora`.")],
-    root: Annotated[Path, typer.Option(help="The publisher's files; for csv, jsonl and parquet the table.")],
+    root: Annotated[Path, typer.Option(help="The publisher's files; your folder or table.")],
     out: Annotated[Path, typer.Option(help="Each split gets a folder of its own here.")],
-    split: Annotated[list[str] | None, typer.Option(help="May be repeated. Default: all.")] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Prepare this split only; may be repeated. Default: all.")
+    ] = None,
     audio_dir: Annotated[
         Path | None, typer.Option(help="Where the sound files are (at any depth). Default: below the root.")
     ] = None,
@@ -146,6 +148,9 @@ def check(
 ) -> None:
     """Decode every sample of shards and name what is wrong; exit status 1 when there is a problem.
 
+    Kinds, problems first: unreadable, not-finite, silent, too-short, no-caption, not-utf8, duplicate-audio,
+    overlap, wrong-rate, clipped, same-source.
+
     atr check data/mine/train data/mine/test
 
     atr check data/mine/train --sample-rate 48000 --allow no-caption --strict clipped --out findings.json
@@ -172,18 +177,20 @@ def leaks(
     train: Annotated[str, typer.Argument(help="Manifest, shard folder or tar to train on.")],
     evaluation: Annotated[list[str], typer.Argument(help="The same, to evaluate on.")],
     by: Annotated[str, typer.Option(help="Kinds of match, separated by commas.")] = "id,source,file,fingerprint",
-    exclude: Annotated[list[Path] | None, typer.Option(help="List of sources not to train on; repeatable.")] = None,
+    exclude: Annotated[
+        list[Path] | None, typer.Option(help="List of sources not to train on; may be repeated.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Find the training clips that are in an evaluation set. Exit status 1 when there are any.
 
     `fingerprint` compares the sound itself; what it hears of a shard is kept beside it.
 
-        atr leaks data/wavcaps/train data/clotho/test data/audiocaps/test
+        atr leaks data/wavcaps/freesound data/clotho/test data/audiocaps/test
 
         atr leaks train.jsonl test.jsonl --by id,source,file --json
 
-        atr leaks data/wavcaps/train data/clotho/test --exclude blacklist_exclude_ub8k_esc50_vggsound.json
+        atr leaks data/wavcaps/freesound data/clotho/test --exclude blacklist_exclude_ub8k_esc50_vggsound.json
     """
     from atr.datasets.overlap import as_json as written
     from atr.datasets.overlap import find_leaks, print_leaks
@@ -205,11 +212,11 @@ def stats(
     out: Annotated[Path | None, typer.Option(help="Folder to write index.html into: the table and pictures.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Clips, hours, captions, words and environments of manifests and shard folders, one row each.
+    """Clips, hours, captions, words and environments of manifests and shard folders, a column each.
 
     atr stats data/audiocaps/train data/clotho/train
 
-    atr stats data/clotho/train.jsonl --out statistics
+    atr stats data/clotho/train/manifest.jsonl --out statistics
     """
     from atr.datasets.manifest import read_clips
     from atr.datasets.places import on_this_machine

@@ -18,11 +18,13 @@ from atr.errors import AtrError, CheckpointError, UsageError
 from atr.evaluation.encode import check_candidates, check_templates
 from atr.evaluation.run import Evaluation, evaluate, print_scores
 from atr.models.clap import Clap
-from atr.pipeline.datamodule import AudioTextData
+from atr.pipeline.datamodule import AudioTextData, by_corpus
 from atr.pipeline.ledger import list_bad
 from atr.provenance import data_hashes, environment
+from atr.shards.find import find_shards
 from atr.shards.forks import available_processors
 from atr.shards.quarantine import FILE as QUARANTINE
+from atr.shards.remote import is_remote
 from atr.tasks.callbacks import CountBad, SaveEverySteps, SaveWhenStopped, StepProgress
 from atr.tasks.contrastive import ContrastiveTask
 from atr.tasks.resume import WholeFiles
@@ -62,6 +64,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     check_values(cfg)
     run_dir = Path(cfg.run_dir)
     resume = find_resume(cfg)
+    check_folders(cfg)
     torch.manual_seed(cfg.seed)  # initial weights
     model = start_from(cfg) if cfg.init else build(cfg.model)
     data = build_data(cfg, model)
@@ -113,6 +116,19 @@ def check_values(cfg: DictConfig) -> None:
         raise UsageError("leaks is empty; leaks.action=ignore is what turns the search for leaks off")
     if cfg.trainer.get("overfit_batches"):
         raise UsageError("trainer.overfit_batches replaces the order of the data; use trainer.limit_train_batches")
+
+
+def check_folders(cfg: DictConfig) -> None:
+    """Looks for the local shards before anything is fetched for the model.
+
+    Raises:
+        DataError: a folder is not there or holds none.
+    """
+    for name in ("train", "validation", "test"):
+        for places in by_corpus(cfg.data[name]).values():
+            for place in places:
+                if not is_remote(str(place)):
+                    find_shards(place)
 
 
 def finish(

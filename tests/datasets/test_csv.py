@@ -122,3 +122,10 @@ def test_the_standard_module_is_not_shadowed():
     import csv
 
     assert csv.reader and corpus.__name__ == "atr.datasets.csv"
+
+
+def test_a_table_without_a_readable_row_says_why(root):
+    raw = make(root, "audio,text\na.wav,개가 짖는다\n".encode("cp949"), caption="text")
+    (bad,) = rows(raw)
+    assert bad.key.endswith("table.csv:2") and "'text' holds bytes that are not utf-8" in bad.reason
+    assert "--encoding cp949" in bad.reason

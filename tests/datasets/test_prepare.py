@@ -12,7 +12,7 @@ import soundfile
 
 from atr.cli import main
 from atr.datasets.manifest import read_manifest, write_manifest
-from atr.datasets.prepare import prepare_corpus, print_prepared, shard_manifest
+from atr.datasets.prepare import prepare_corpus, print_card, print_prepared, shard_manifest
 from atr.errors import AtrError, DataError, UsageError
 from atr.shards.prepare import Settings
 from tests.conftest import ROOT, SHARED, make_clips, tone
@@ -197,3 +197,28 @@ def test_the_real_audiocaps_tables(tmp_path):
     done = prepare_corpus("audiocaps", root, tmp_path, Settings(), tables_only=True, progress=False)
     counts = {one.split: (one.summary["clips"], one.summary["captions"]) for one in done}
     assert counts == {"train": (49_838, 49_838), "validation": (495, 2_475), "test": (975, 4_875)}
+
+
+def test_options_that_would_be_passed_over_are_refused(tmp_path):
+    make_clips(tmp_path / "sounds", 1)
+    with pytest.raises(
+        UsageError, match=r"--column is for tables of your own \(csv, hf, jsonl, parquet\); folder knows"
+    ):
+        prepare_corpus("folder", tmp_path / "sounds", tmp_path / "out", Settings(), columns={"audio": "path"})
+    with pytest.raises(UsageError, match="no encoding is called 'cp9494'; try utf-8, cp949 or latin-1"):
+        prepare_corpus("folder", tmp_path / "sounds", tmp_path / "out", Settings(), encoding="cp9494")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_split_without_captions_is_remarked(tmp_path, capsys):
+    soundfile.write(tmp_path / "a.wav", tone(300), 16_000)
+    done = prepare_corpus("folder", tmp_path, tmp_path / "out", Settings(), progress=False)
+    print_prepared(done)
+    assert "all: no clip has a caption; training needs captions" in capsys.readouterr().out
+
+
+def test_a_card_shows_its_urls_whole(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    print_card("clotho")
+    shown = capsys.readouterr().out
+    assert "…" not in shown.split("downloads")[1]

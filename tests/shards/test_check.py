@@ -279,6 +279,7 @@ def test_a_file_that_cannot_be_written_is_told_before_the_work(shards, tmp_path,
 def test_the_help_has_examples():
     result = CliRunner().invoke(app, ["check", "--help"])
     assert result.exit_code == 0 and "atr check data/mine/train --quarantine" in result.stdout
+    assert all(kind in result.stdout for kind in KINDS)
 
 
 @pytest.mark.skipif(not (SHARED / "data" / "odd_audio").is_dir(), reason="no odd_audio there")

@@ -14,7 +14,11 @@ CARD = Card(
     splits=(ALL,),
     captions="as many as there are columns or rows for a clip",
     citation="",
-    faults=("rows of the same id and sound are one clip", "sounds stand below the table's folder or --audio-dir"),
+    faults=(
+        "rows of the same id and sound are one clip",
+        "sounds stand below the table's folder or --audio-dir",
+        "the values of a column `split` are the splits",
+    ),
 )
 
 

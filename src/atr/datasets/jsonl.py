@@ -16,7 +16,11 @@ CARD = Card(
     splits=(ALL,),
     captions="as many as the list `captions` holds, or as there are rows for a clip",
     citation="",
-    faults=("rows of the same id and sound are one clip", "sounds stand below the table's folder or --audio-dir"),
+    faults=(
+        "rows of the same id and sound are one clip",
+        "sounds stand below the table's folder or --audio-dir",
+        "the values of a field `split` are the splits",
+    ),
 )
 SUFFIXES = (".jsonl", ".ndjson")
 

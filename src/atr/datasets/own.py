@@ -171,7 +171,8 @@ def read_rows(raw: Raw, table: Path, rows: Iterable[Record | BadSample], split: 
     for row in rows_of(_noted(rows, there), columns, split):
         clip = row if isinstance(row, BadSample) else clip_of(row, columns, split)
         yield clip if isinstance(clip, BadSample) else placed(audio, clip)
-    columns.check(there)
+    if there:  # or no row could be read, which says more than a missing column
+        columns.check(there)
 
 
 def _noted(rows: Iterable[Record | BadSample], there: dict[str, None]) -> Iterator[Record | BadSample]:

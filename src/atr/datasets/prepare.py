@@ -1,5 +1,6 @@
 """`atr prepare`: all splits of a corpus -> shards, or manifests alone."""
 
+import codecs
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,9 @@ from atr.shards.plan import as_reject, line_of
 from atr.shards.prepare import MANIFEST, REJECTED, REMARKS, WORK, Settings, kind_of, prepare
 from atr.shards.progress import clip_bar
 from atr.types import BadSample, Clip
+
+NO_CAPTIONS = 'training needs captions, zero-shot evaluation only labels (README, "Labels as captions")'
+OWN_TABLES = ("csv", "hf", "jsonl", "parquet")
 
 
 @dataclass
@@ -72,8 +76,9 @@ def prepare_corpus(
     """
     corpus = find_corpus(name)
     if not root.exists():
-        raise DataError(f"{root} does not exist; --root is where the publisher's files of {corpus.CARD.name} lie")
+        raise DataError(f"{root} does not exist; --root is where the files of {corpus.CARD.name} lie")
     settings.check()
+    _check_own(name, columns or {}, encoding)
     root = root.resolve()
     folder = None if tables_only else (audio_dir or (root if root.is_dir() else root.parent)).resolve()
     raw = Raw(root, AudioFiles(folder), columns or {}, encoding)
@@ -168,6 +173,8 @@ def print_prepared(done: Sequence[Prepared]) -> None:
             console.print(f"{one.split}: remarks in {one.folder / REMARKS}", markup=False)
         if clipped := one.summary.get("clipped_samples"):
             console.print(f"{one.split}: {clipped} waveform samples lay beyond full scale and were clipped")
+        if one.summary.get("clips") and not one.summary["captions"]:
+            console.print(f"{one.split}: no clip has a caption; {NO_CAPTIONS}", markup=False)
 
 
 def print_corpora() -> None:
@@ -191,8 +198,18 @@ def print_card(name: str) -> None:
     table = Table(show_header=False)
     for what, value in rows.items():
         if value:
-            table.add_row(what, Text(value))
+            table.add_row(what, Text(value, overflow="fold"))
     Console(soft_wrap=False).print(table)
+
+
+def _check_own(name: str, columns: Mapping[str, str], encoding: str) -> None:
+    """Refuses what would be passed over."""
+    if columns and name not in OWN_TABLES:
+        raise UsageError(f"--column is for tables of your own ({', '.join(OWN_TABLES)}); {name} knows its columns")
+    try:
+        codecs.lookup(encoding)
+    except LookupError:
+        raise UsageError(f"no encoding is called {encoding!r}; try utf-8, cp949 or latin-1") from None
 
 
 def _splits(corpus: Corpus, raw: Raw, wanted: Sequence[str]) -> Sequence[str]:

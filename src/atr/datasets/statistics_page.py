@@ -15,7 +15,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 import atr
 from atr.datasets.statistics import MOST_FREQUENT, Statistics
@@ -51,14 +50,15 @@ def remarks(statistics: Mapping[str, Statistics]) -> list[str]:
 
 
 def print_statistics(statistics: Mapping[str, Statistics], bad: Mapping[str, list[BadSample]]) -> None:
-    """The table, one row for each place, and what could not be read."""
-    table = Table()
-    for column in ("", *COLUMNS):
-        table.add_column(column, justify="right" if column else "left", overflow="fold")
-    for place, one in statistics.items():
-        table.add_row(Text(place), *cells(one))
-    console = Console()
-    console.print(table)
+    """Tables with a column for each place, three beside each other, and what could not be read."""
+    console, places = Console(), list(statistics)
+    for some in (places[first : first + 3] for first in range(0, len(places), 3)):
+        table = Table("")
+        for place in some:
+            table.add_column(place, justify="right", overflow="fold")
+        for row in zip(COLUMNS, *(cells(statistics[place]) for place in some), strict=True):
+            table.add_row(*row)
+        console.print(table)
     for line in [*remarks(statistics), *bad_lines(bad)]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 

@@ -81,7 +81,7 @@ class Training(Listening):
             sample.captions = [label_caption(sample.labels, self.label_template)]
         if not sample.captions:
             more = ", but labels: data.label_template makes captions of them" if sample.labels else ""
-            raise DataError(f"has no caption: its json has no `text`{more}")
+            raise DataError(f"has no caption, which training needs: its json has no `text`{more}")
         sample.captions = [sample.captions[rng.integers(len(sample.captions))]]
         return sample
 

@@ -31,11 +31,17 @@ def find_shards(folder: str | Path) -> list[str]:
         return [str(folder)]
     if not folder.is_dir():
         beside = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
-        there = f"beside it there are: {', '.join(beside)}" if beside else f"{folder.parent} is not there either"
+        there = (
+            f"beside it there are: {', '.join(beside)}"
+            if beside
+            else f"{folder.parent} is not there either; `atr prepare` makes it"
+        )
         raise DataError(f"shard folder {folder.absolute()} does not exist; {there}")
     tars = sorted(folder.glob("*.tar"))
     if not tars:
-        raise DataError(f"shard folder {folder.absolute()} holds no .tar; write shards into it or name another folder")
+        below = sorted({tar.parent.name for tar in folder.glob("*/*.tar")})
+        hint = f"; its folders do, name one of them: {', '.join(below)}" if below else ""
+        raise DataError(f"shard folder {folder.absolute()} holds no .tar{hint or '; `atr prepare` makes shards'}")
     return [str(tar) for tar in tars]
 
 
