@@ -55,7 +55,7 @@ def print_statistics(statistics: Mapping[str, Statistics], bad: Mapping[str, lis
     for some in (places[first : first + 3] for first in range(0, len(places), 3)):
         table = Table("")
         for place in some:
-            table.add_column(place, justify="right", overflow="fold")
+            table.add_column(Text(place), justify="right", overflow="fold")
         for row in zip(COLUMNS, *(cells(statistics[place]) for place in some), strict=True):
             table.add_row(*row)
         console.print(table)
