@@ -129,3 +129,16 @@ def test_a_table_without_a_readable_row_says_why(root):
     (bad,) = rows(raw)
     assert bad.key.endswith("table.csv:2") and "'text' holds bytes that are not utf-8" in bad.reason
     assert "--encoding cp949" in bad.reason
+
+
+def test_files_of_the_same_name_in_two_folders_are_two_clips(tmp_path):
+    for folder in ("dog", "cat"):
+        (tmp_path / folder).mkdir()
+        soundfile.write(tmp_path / folder / "001.wav", tone(300), 16_000)
+    table = tmp_path / "mine.csv"
+    table.write_text(f"audio,caption\ndog/001.wav,a dog\n./cat/001.wav,a cat\n{tmp_path}/dog/001.wav,it barks\n")
+    found = list(corpus.read(Raw(table, AudioFiles(tmp_path)), "all"))
+    assert [(clip.id, clip.captions) for clip in found] == [
+        ("dog/001", ["a dog"]), ("cat/001", ["a cat"]), ("dog/001", ["it barks"]),
+    ]  # fmt: skip
+    assert found[2].audio == found[0].audio == str(tmp_path / "dog" / "001.wav")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from atr.datasets.corpus import Card, Raw
-from atr.datasets.own import ALL, Columns, Record, clip_of, placed
+from atr.datasets.own import ALL, Columns, Record, clip_of
 from atr.datasets.parquet import ROWS, need_pyarrow, parquet_rows
 from atr.errors import DataError, UsageError
 from atr.types import BadSample, Clip
@@ -65,14 +65,14 @@ def read(raw: Raw, split: str) -> Iterator[Clip | BadSample]:
 def _clip(raw: Raw, row: Record, columns: Columns, split: str, number: int) -> Clip | BadSample:
     sound = next(iter(columns.values(row[1], "audio")), None)
     if not isinstance(sound, dict):
-        clip = clip_of(row, columns, split)
-        return clip if isinstance(clip, BadSample) else placed(raw.audio, clip)
+        clip = clip_of(row, columns, split, raw.audio.folder)
+        return clip if isinstance(clip, BadSample) else raw.audio.named(clip, clip.audio)
     content, path = sound.get("bytes"), str(sound.get("path") or "")
     name = path or f"{split}-{number:08d}"
     audio = {column: name for column in columns.names.get("audio", ["audio"])}
-    clip = clip_of((row[0], {**row[1], **audio}), columns, split)
+    clip = clip_of((row[0], {**row[1], **audio}), columns, split, raw.audio.folder)
     if isinstance(clip, BadSample) or not content:
-        return clip if isinstance(clip, BadSample) else placed(raw.audio, clip)
+        return clip if isinstance(clip, BadSample) else raw.audio.named(clip, clip.audio)
     if raw.audio.folder is None:
         return clip
     folder = raw.root / INSIDE if raw.audio.folder == raw.root else raw.audio.folder

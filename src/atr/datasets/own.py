@@ -129,8 +129,8 @@ def rows_of(rows: Iterable[Record | BadSample], columns: Columns, split: str) ->
         yield from waiting
 
 
-def clip_of(row: Record, columns: Columns, split: str) -> Clip | BadSample:
-    """The clip of a row: `audio` as the row has it; without an `id`, that is the name of the sound without suffix."""
+def clip_of(row: Record, columns: Columns, split: str, folder: Path | None) -> Clip | BadSample:
+    """The clip of a row: `audio` below `folder`, if it can be; without an `id`, that is `audio` without suffix."""
     where, values = row
     texts = {name: _one(columns, values, name) for name in ("id", "audio", "title", "source", "licence")}
     times = {name: _time(columns, values, name, where) for name in ("start", "end")}
@@ -147,18 +147,19 @@ def clip_of(row: Record, columns: Columns, split: str) -> Clip | BadSample:
         return BadSample(where, "holds the sound itself, not the name of its file; read the folder as hf")
     if not texts["audio"]:
         return BadSample(where, "names no sound file (field audio)")
-    name = re.sub(r"\.\w{2,4}$", "", texts["audio"].replace("\\", "/").rpartition("/")[2])
+    texts["audio"] = _below(texts["audio"], folder)
+    name = re.sub(r"\.\w{2,4}$", "", texts["audio"].replace("\\", "/").removeprefix("./"))
+    name = name.rpartition("/")[2] if name.startswith("/") else name
     texts["id"] = texts["id"] or (name if start is None else f"{name}_{start:g}")
     named: dict[str, Any] = dict(texts)
     return Clip(**named, captions=captions, labels=[str(one) for one in labels], split=split, start=start, end=end)
 
 
-def placed(audio: AudioFiles, clip: Clip) -> Clip | BadSample:
-    """The clip with its file. An absolute path is right when it lies below the folder of the sounds."""
-    name = clip.audio
-    if audio.folder is not None and Path(name).is_absolute() and Path(name).is_relative_to(audio.folder.absolute()):
-        name = str(Path(name).relative_to(audio.folder.absolute()))
-    return audio.named(clip, name)
+def _below(name: str, folder: Path | None) -> str:
+    """An absolute path that lies below the folder of the sounds, as the part below it."""
+    if folder is not None and Path(name).is_absolute() and Path(name).is_relative_to(folder.absolute()):
+        return str(Path(name).relative_to(folder.absolute()))
+    return name
 
 
 def read_rows(raw: Raw, table: Path, rows: Iterable[Record | BadSample], split: str) -> Iterator[Clip | BadSample]:
@@ -169,8 +170,8 @@ def read_rows(raw: Raw, table: Path, rows: Iterable[Record | BadSample], split: 
     """
     columns, audio, there = Columns(raw.columns, table), sounds(raw, table), dict[str, None]()
     for row in rows_of(_noted(rows, there), columns, split):
-        clip = row if isinstance(row, BadSample) else clip_of(row, columns, split)
-        yield clip if isinstance(clip, BadSample) else placed(audio, clip)
+        clip = row if isinstance(row, BadSample) else clip_of(row, columns, split, audio.folder)
+        yield clip if isinstance(clip, BadSample) else audio.named(clip, clip.audio)
     if there:  # or no row could be read, which says more than a missing column
         columns.check(there)
 
