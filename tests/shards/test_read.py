@@ -77,6 +77,10 @@ def test_a_pickled_set_opens_its_files_again(shards):
 def test_a_missing_folder_names_those_beside_it(shards):
     with pytest.raises(DataError, match=r"fold9 does not exist; beside it there are: .*shards"):
         find_shards(shards.parent / "fold9")
+    for number in range(30):
+        (shards.parent / f"other{number:02d}").mkdir()
+    with pytest.raises(DataError, match=r"there are: shards, other00, .*, other08 and 22 more$"):
+        find_shards(shards.parent / "shard")
     with pytest.raises(DataError, match="nowhere is not there either"):
         find_shards(shards.parent / "nowhere" / "fold9")
 

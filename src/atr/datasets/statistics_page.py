@@ -13,6 +13,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -141,6 +142,7 @@ def _most_frequent(words: Counter[str]) -> bytes:
         axes.barh(range(len(common)), [count for _, count in common], color=_BLUE)
         axes.set_yticks(range(len(common)), [name.replace("$", r"\$") for name in names], fontsize=7)
         axes.invert_yaxis()
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel(f"times, of {words.total():,} words")
         axes.grid(alpha=0.3, axis="x")
 

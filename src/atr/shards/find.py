@@ -1,5 +1,6 @@
 """Folders and URLs -> shards -> their indexes."""
 
+import difflib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,8 @@ from atr.shards.remote import fetch_small, is_remote, list_remote
 from atr.shards.transfer import shown, split_query
 from atr.types import BadSample
 
+SHOWN = 10  # names of folders in a message
+
 
 def find_shards(folder: str | Path) -> list[str]:
     """The tars of a folder by name; a single `.tar` is taken as it is; URLs are listed by `list_remote`.
@@ -32,7 +35,7 @@ def find_shards(folder: str | Path) -> list[str]:
     if not folder.is_dir():
         beside = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
         there = (
-            f"beside it there are: {', '.join(beside)}"
+            f"beside it there are: {_some(beside, folder.name)}"
             if beside
             else f"{folder.parent} is not there either; `atr prepare` makes it"
         )
@@ -40,9 +43,17 @@ def find_shards(folder: str | Path) -> list[str]:
     tars = sorted(folder.glob("*.tar"))
     if not tars:
         below = sorted({tar.parent.name for tar in folder.glob("*/*.tar")})
-        hint = f"; its folders do, name one of them: {', '.join(below)}" if below else ""
+        hint = f"; its folders do, name one of them: {_some(below, folder.name)}" if below else ""
         raise DataError(f"shard folder {folder.absolute()} holds no .tar{hint or '; `atr prepare` makes shards'}")
     return [str(tar) for tar in tars]
+
+
+def _some(names: list[str], wanted: str) -> str:
+    """The names, those that are like the wanted one first, and no more than a line holds."""
+    like = difflib.get_close_matches(wanted, names, SHOWN)
+    ordered = [*like, *(name for name in names if name not in like)]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(ordered[:SHOWN]) + more
 
 
 def open_indexes(places: Sequence[str], cache: ShardCache | None) -> list[ShardIndex]:
