@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from atr.experiment import best_precision
 from atr.models.htsat import HTSAT
 from atr.provenance import environment
+from atr.tasks.trainer import best_precision
 
 SIZES = {
     "demo": {"picture_size": 128, "embed_dim": 32, "depths": [1, 1, 2, 1], "heads": [2, 4, 8, 16]},

@@ -22,7 +22,9 @@ from atr.checkpoint import newest_checkpoint, read_checkpoint
 from atr.config import compose_config
 from atr.errors import CheckpointError, DataError, UsageError
 from atr.evaluation.run import evaluate_checkpoint
-from atr.experiment import best_precision, build_trainer, train
+from atr.experiment import train
+from atr.tasks import trainer
+from atr.tasks.trainer import best_precision, build_trainer
 from tests.conftest import ROOT, TINY
 from tests.pipeline.test_datamodule import add_to_tar
 
@@ -67,9 +69,7 @@ def test_a_run_leaves_everything_that_is_needed(tiny):
 def test_the_best_checkpoint_by_the_monitored_number_is_the_one_evaluated(tiny, monkeypatch):
     cfg = tiny(f"data.validation=[{tiny.shards}]", "evaluation.monitor=validation/retrieval/t2a/mAP@10")
     read: list[str] = []
-    monkeypatch.setattr(
-        experiment, "read_checkpoint", lambda path: read.append(Path(path).name) or read_checkpoint(path)
-    )
+    monkeypatch.setattr(trainer, "read_checkpoint", lambda path: read.append(Path(path).name) or read_checkpoint(path))
     numbers = train(cfg)
     assert read == ["best.ckpt"]
     again = evaluate_checkpoint(tiny.run_dir / "checkpoints" / "best.ckpt").scores.flat()

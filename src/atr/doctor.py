@@ -16,13 +16,14 @@ from rich.table import Table
 
 from atr.config import build, missing
 from atr.errors import DataError, UsageError
-from atr.experiment import best_precision, build_data
+from atr.experiment import build_data
 from atr.models.clap import Clap
 from atr.optim import parameter_groups
 from atr.pipeline.collate import Collate
 from atr.pipeline.datamodule import AudioTextData
 from atr.pipeline.ledger import list_bad
 from atr.shards.forks import available_processors
+from atr.tasks.trainer import best_precision
 from atr.types import BadSample, Batch, Sample
 
 CLIPS = 64  # measured one by one

@@ -1,20 +1,17 @@
 """A run from its configuration: compose, seed, build the leaves, fit, evaluate, report."""
 
 import json
-import os
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.loggers import Logger, WandbLogger
 
-from atr.checkpoint import build_model, describe, newest_checkpoint, read_checkpoint
+from atr.checkpoint import build_model, describe, read_checkpoint
 from atr.config import build, missing
 from atr.datasets.guard import guard
-from atr.errors import AtrError, CheckpointError, UsageError
+from atr.errors import UsageError
 from atr.evaluation.encode import check_candidates, check_templates
 from atr.evaluation.run import Evaluation, evaluate, print_scores
 from atr.models.clap import Clap
@@ -22,26 +19,12 @@ from atr.pipeline.datamodule import AudioTextData, by_corpus
 from atr.pipeline.ledger import list_bad
 from atr.provenance import data_hashes, environment
 from atr.shards.find import find_shards
-from atr.shards.forks import available_processors
 from atr.shards.quarantine import FILE as QUARANTINE
 from atr.shards.remote import is_remote
-from atr.tasks.callbacks import CountBad, SaveEverySteps, SaveWhenStopped, StepProgress
+from atr.tasks.callbacks import CountBad
 from atr.tasks.contrastive import ContrastiveTask
-from atr.tasks.resume import WholeFiles
-
-SAME_ON_RESUME = (
-    "model", "loss", "optimizer", "schedule", "augment", "masking", "seed", "data.batch_size", "data.exclude_labels",
-    "data.seconds", "data.sample_rate", "data.mixture", "data.stereo", "data.streaming", "data.streaming_clips",
-    "data.label_template", "trainer.accumulate_grad_batches",
-)  # fmt: skip
-
-
-class Interrupted(AtrError):
-    """Ctrl-C: training stopped, and `path` holds its state."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(f"interrupted; the state is in {path}")
-        self.path = path
+from atr.tasks.resume import check_same_data, find_resume
+from atr.tasks.trainer import build_trainer, fit, share_processors, trained_model
 
 
 def train(cfg: DictConfig) -> dict[str, float]:
@@ -163,112 +146,12 @@ def build_data(cfg: DictConfig, model: Clap) -> AudioTextData:
     )  # fmt: skip
 
 
-def build_trainer(cfg: DictConfig, run_dir: Path, count_bad: CountBad) -> pl.Trainer:
-    """Lightning's trainer with our bar, count of bad clips, checkpoints, and always `metrics.csv`."""
-    arguments: Any = OmegaConf.to_container(cfg.trainer)
-    on_gpu = arguments["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    arguments["sync_batchnorm"] = arguments["sync_batchnorm"] and on_gpu  # SyncBatchNorm refuses a CPU
-    arguments["precision"] = arguments["precision"] or best_precision(arguments["accelerator"])
-    folder = run_dir / "checkpoints"
-    callbacks: list[pl.Callback] = [
-        count_bad,
-        SaveWhenStopped(folder),
-        ModelCheckpoint(folder, "last", enable_version_counter=False, every_n_epochs=cfg.checkpoint.every_n_epochs),
-    ]
-    if (steps := cfg.checkpoint.every_n_steps) is not None:
-        if not isinstance(steps, int) or steps < 1:
-            raise UsageError(f"checkpoint.every_n_steps is {steps!r}; allowed: null, or a whole number from 1 on")
-        callbacks.append(SaveEverySteps(folder, steps))
-    if arguments["enable_progress_bar"]:
-        callbacks.append(StepProgress())
-    if cfg.evaluation.monitor:
-        best = ModelCheckpoint(folder, "best", cfg.evaluation.monitor, mode="max", enable_version_counter=False)
-        callbacks.append(best)
-    loggers: list[Logger] = [build(cfg.logger)]
-    if not isinstance(loggers[0], CSVLogger):
-        loggers.append(CSVLogger(run_dir, name="", version=""))  # the report's curves
-    return pl.Trainer(
-        **arguments, logger=loggers, callbacks=callbacks, use_distributed_sampler=False,
-        default_root_dir=run_dir, plugins=[WholeFiles()],
-    )  # fmt: skip
-
-
-def share_processors(trainer: pl.Trainer, num_workers: int) -> None:
-    """On a CPU: as many threads as the loader's workers leave processors, as contended ones wait for each other."""
-    if trainer.strategy.root_device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (available_processors() - num_workers) // trainer.world_size))
-
-
-def fit(trainer: pl.Trainer, task: ContrastiveTask, data: AudioTextData, folder: Path, resume: Path | None) -> None:
-    """`trainer.fit`, then `last.ckpt` in `folder`; Ctrl-C becomes `Interrupted`."""
-    try:
-        trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
-    except SystemExit as stop:  # Lightning's answer to Ctrl-C
-        if (path := folder / SaveWhenStopped.NAME).exists():
-            raise Interrupted(path) from stop
-        raise AtrError("interrupted before the first step; nothing was trained") from stop
-    trainer.save_checkpoint(folder / "last.ckpt")
-
-
-def best_precision(accelerator: str) -> str:
-    """`bf16-mixed` where the device computes in bf16, else `32-true`."""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
-        return "32-true"
-    return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
-
-
-def find_resume(cfg: DictConfig) -> Path | None:
-    """The checkpoint to continue from, read once to be sure that it is one.
-
-    Raises:
-        CheckpointError: `resume=auto` and there is none, the file is not a checkpoint, or of another run.
-    """
-    if not cfg.resume:
-        return None
-    if cfg.resume == "auto":
-        folder = Path(cfg.run_dir).parent
-        found = newest_checkpoint(folder)
-        if found is None:
-            raise CheckpointError(f"resume=auto, but there is no whole checkpoint under {folder}; start without resume")
-    else:
-        found = Path(cfg.resume)
-    before = read_checkpoint(found).config
-    if changed := [key for key in SAME_ON_RESUME if OmegaConf.select(before, key) != OmegaConf.select(cfg, key)]:
-        raise CheckpointError(
-            f"{found} belongs to a run with other values of {', '.join(changed)}; give that run's experiment= and "
-            "overrides again (they are in its config.yaml), or start a new run from its weights with init="
-        )
-    return found
-
-
-def check_same_data(resume: Path, hashes: dict[str, Any]) -> None:
-    """Refuses to go on with other training shards: the order of the clips would be another one.
-
-    Raises:
-        CheckpointError: the checkpoint's training set has other clips.
-    """
-    before, now = read_checkpoint(resume).about["data"].get("train"), hashes.get("train")
-    if before != now:
-        raise CheckpointError(
-            f"{resume} was trained on other shards: {before} then, {now} now; give data.train as it was (with its "
-            "quarantine.jsonl), or start a new run from its weights with init="
-        )
-
-
 def start_from(cfg: DictConfig) -> Clap:
     """The configured model with the weights of `init`; says how many tensors went where."""
     model = build_model(read_checkpoint(cfg.init), cfg.model)
     counts = {name: len(module.state_dict()) for name, module in model.named_children() if module.state_dict()}
     print(f"init        {cfg.init}: all tensors of " + ", ".join(f"{n} ({count})" for n, count in counts.items()))
     return model.train()
-
-
-def trained_model(trainer: pl.Trainer, model: Clap) -> Clap:
-    """The best checkpoint's model by the monitored number, or the model as training left it."""
-    paths = [c.best_model_path for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
-    return build_model(read_checkpoint(paths[0])) if paths and paths[0] else model
 
 
 def checkpoint_of(run_dir: Path) -> Path:

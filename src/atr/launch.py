@@ -38,7 +38,8 @@ def launch(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(cfg: DictConfig) -> None:
-    from atr.experiment import Interrupted, train
+    from atr.experiment import train
+    from atr.tasks.trainer import Interrupted
 
     if cfg.run_dir is None:
         cfg.run_dir = HydraConfig.get().runtime.output_dir

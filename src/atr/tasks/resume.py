@@ -1,10 +1,58 @@
-"""Checkpoints within an epoch: written whole, and gone on with from their exact place."""
+"""Going on with a run: which checkpoint, whether it is of this run, and its exact place within the epoch."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.plugins import TorchCheckpointIO
+
+from atr.checkpoint import newest_checkpoint, read_checkpoint
+from atr.errors import CheckpointError
+
+SAME_ON_RESUME = (
+    "model", "loss", "optimizer", "schedule", "augment", "masking", "seed", "data.batch_size", "data.exclude_labels",
+    "data.seconds", "data.sample_rate", "data.mixture", "data.stereo", "data.streaming", "data.streaming_clips",
+    "data.label_template", "trainer.accumulate_grad_batches",
+)  # fmt: skip
+
+
+def find_resume(cfg: DictConfig) -> Path | None:
+    """The checkpoint to continue from, read once to be sure that it is one.
+
+    Raises:
+        CheckpointError: `resume=auto` and there is none, the file is not a checkpoint, or of another run.
+    """
+    if not cfg.resume:
+        return None
+    if cfg.resume == "auto":
+        folder = Path(cfg.run_dir).parent
+        found = newest_checkpoint(folder)
+        if found is None:
+            raise CheckpointError(f"resume=auto, but there is no whole checkpoint under {folder}; start without resume")
+    else:
+        found = Path(cfg.resume)
+    before = read_checkpoint(found).config
+    if changed := [key for key in SAME_ON_RESUME if OmegaConf.select(before, key) != OmegaConf.select(cfg, key)]:
+        raise CheckpointError(
+            f"{found} belongs to a run with other values of {', '.join(changed)}; give that run's experiment= and "
+            "overrides again (they are in its config.yaml), or start a new run from its weights with init="
+        )
+    return found
+
+
+def check_same_data(resume: Path, hashes: dict[str, Any]) -> None:
+    """Refuses to go on with other training shards: the order of the clips would be another one.
+
+    Raises:
+        CheckpointError: the checkpoint's training set has other clips.
+    """
+    before, now = read_checkpoint(resume).about["data"].get("train"), hashes.get("train")
+    if before != now:
+        raise CheckpointError(
+            f"{resume} was trained on other shards: {before} then, {now} now; give data.train as it was (with its "
+            "quarantine.jsonl), or start a new run from its weights with init="
+        )
 
 
 def rewind(checkpoint: dict[str, Any], accumulate: int = 1) -> tuple[int, int]:
