@@ -1,13 +1,18 @@
 """The losses against hand-made numbers and slow references that stand here."""
 
 import math
+import statistics
+import time
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from atr.losses import InfoNCE, SigmoidLoss, info_nce, same_pairs, sigmoid_loss
+from atr.errors import UsageError
+from atr.config import build, compose_config
+from atr.losses import InfoNCE, SigmoidLoss, ids_of, info_nce, same_pairs, sigmoid_loss
 from atr.types import Batch, Embeddings
 
 
@@ -120,11 +125,19 @@ def test_a_duplicate_caption_gets_no_negative_gradient(loss):
 
 def test_the_diagonal_stays_and_each_property_counts():
     batch = batch_of([1, 1, 2], clip=[5, 6, 6], label=[9, 8, 9])
-    assert same_pairs(batch, []).sum() == 0
-    assert same_pairs(batch, ["caption"]).tolist() == [[False, True, False], [True, False, False], [False] * 3]
-    assert same_pairs(batch, ["clip"])[1, 2] and not same_pairs(batch, ["clip"])[0, 1]
-    assert same_pairs(batch, ["label"])[0, 2]
-    assert not same_pairs(batch, ["caption", "clip", "label"]).diagonal().any()
+
+    def same(*by: str) -> Tensor:
+        ids = ids_of(batch, by)
+        whole = same_pairs(ids, ids)
+        for first in range(3):  # a part of the clips beside all captions is that part of it
+            assert torch.equal(same_pairs(ids[:, first:], ids, first), whole[first:])
+        return whole
+
+    assert same().sum() == 0
+    assert same("caption").tolist() == [[False, True, False], [True, False, False], [False] * 3]
+    assert same("clip")[1, 2] and not same("clip")[0, 1]
+    assert same("label")[0, 2]
+    assert not same("caption", "clip", "label").diagonal().any()
 
 
 def test_all_captions_equal_leaves_a_finite_loss_without_gradient():
@@ -157,39 +170,134 @@ def test_the_loss_is_float32_under_autocast():
     assert mixed.item() == plain.item()
 
 
+LOSSES = [InfoNCE, SigmoidLoss]
+CAPTIONS = [0, 1, 2, 3, 1, 5, 6, 7, 7, 9, 1, 0]  # equal ones within a rank and on several, of two as of three ranks
+
+
+def value_and_gradients(loss: InfoNCE | SigmoidLoss, audio: Tensor, text: Tensor, batch: Batch) -> list[Tensor]:
+    """The loss, its gradients with respect to both sides and to the loss's own scale and bias."""
+    value = loss(Embeddings(audio, text), batch)
+    return [value.detach(), *torch.autograd.grad(value, [audio, text, *loss.parameters()])]
+
+
+@pytest.mark.parametrize("chunk", [1, 8, 37, 50])
+@pytest.mark.parametrize("kind", LOSSES)
+def test_in_blocks_it_is_the_same_loss(kind, chunk):
+    """The last block is ragged; clips 0, 20 and 36 share a caption, 3 and 4 a clip."""
+    caption = [7 if row in (0, 20, 36) else 100 + row for row in range(37)]
+    batch = batch_of(caption, clip=[3 if row == 4 else row for row in range(37)])
+    audio, text = unit(37, 16, seed=1).requires_grad_(), unit(37, 16, seed=2).requires_grad_()
+    plain = value_and_gradients(kind(), audio, text, batch)
+    for one, other in zip(plain, value_and_gradients(kind(chunk=chunk), audio, text, batch), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5 if one.ndim == 0 else 1e-6, rtol=0)
+    control = value_and_gradients(kind(exclude=["clip"], chunk=chunk), audio, text, batch)
+    assert abs(control[0] - plain[0]) > 1e-6 and (control[1] - plain[1]).abs().max() > 1e-5
+    rows, rows_in_blocks = (kind(chunk=size).rows(Embeddings(audio, text), batch) for size in (None, chunk))
+    torch.testing.assert_close(rows.loss, rows_in_blocks.loss, atol=1e-5, rtol=0)
+    assert torch.equal(rows.t2a, rows_in_blocks.t2a) and torch.equal(rows.a2t, rows_in_blocks.a2t)
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_blocks_without_a_candidate_left_have_a_gradient(kind):
+    """All captions are equal: nothing is compared, and nothing becomes NaN on the way back."""
+    audio, text = unit(6, seed=1).requires_grad_(), unit(6, seed=2).requires_grad_()
+    plain = value_and_gradients(kind(), audio, text, batch_of([1] * 6))
+    with pytest.warns(UserWarning, match="Anomaly"), torch.autograd.detect_anomaly():
+        blocks = value_and_gradients(kind(chunk=2), audio, text, batch_of([1] * 6))
+    for one, other in zip(blocks, plain, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+
+
+def saved_bytes(loss: InfoNCE | SigmoidLoss, embeddings: Embeddings, batch: Batch) -> int:
+    """What is held between forward and backward, the embeddings included."""
+    saved = {side.untyped_storage().data_ptr(): side.untyped_storage() for side in vars(embeddings).values()}
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()  # held, so that no address comes twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss(embeddings, batch)
+    return sum(storage.nbytes() for storage in saved.values())
+
+
+@pytest.mark.parametrize("rows", [2048, pytest.param(16_384, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", LOSSES)
+def test_blocks_hold_a_tenth_at_most_and_take_no_more_than_half_as_long_again(kind, rows):
+    """At width 512 and 16 384 clips; fewer clips at a smaller width, where the clock says nothing."""
+    width = 512 if rows == 16_384 else 64
+    embeddings = Embeddings(unit(rows, width, 1).requires_grad_(), unit(rows, width, 2).requires_grad_())
+    batch = batch_of(list(range(rows)))
+    plain, blocks = kind(), kind(chunk=rows // 16)
+    assert saved_bytes(blocks, embeddings, batch) <= saved_bytes(plain, embeddings, batch) / 10
+    if rows == 16_384:
+        seconds: dict[object, list[float]] = {plain: [], blocks: []}
+        for _ in range(3):
+            for loss, times in seconds.items():
+                began = time.perf_counter()
+                loss(embeddings, batch).backward()
+                times.append(time.perf_counter() - began)
+        assert statistics.median(seconds[blocks]) <= 1.5 * statistics.median(seconds[plain])
+
+
+@pytest.mark.parametrize("chunk", [0, -1, 0.5, "all"])
+def test_a_block_of_no_clips_is_refused(chunk):
+    with pytest.raises(UsageError, match=r"loss.chunk is .*; allowed: null, or a whole number from 1 on"):
+        build(compose_config([f"loss.chunk={chunk}"]).loss)
+
+
 def one_rank(rank: int, world: int, folder: str) -> None:
-    """A process of the test below: its rows of the batch, its gradients into a file."""
+    """A process of the test below: its rows of the batch, its gradients and rows into a file."""
+    torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
-    rows = slice(rank * 4, rank * 4 + 4)
-    audio, text = (unit(8, seed=seed)[rows].clone().requires_grad_() for seed in (1, 2))
-    whole = batch_of([0, 1, 2, 3, 1, 5, 6, 7])
-    batch = batch_of([0, 0, 0, 0])
+    size = len(CAPTIONS) // world
+    own = slice(rank * size, rank * size + size)
+    audio, text = (unit(len(CAPTIONS), seed=seed)[own].clone().requires_grad_() for seed in (1, 2))
+    batch, whole = batch_of([0] * size), batch_of(CAPTIONS)
     for name in ("caption_id", "clip_id", "source_id", "label_id"):
-        setattr(batch, name, getattr(whole, name)[rows])
-    results = {}
-    for loss in (InfoNCE(), SigmoidLoss()):
-        value = loss(Embeddings(audio, text), batch)
-        gradients = torch.autograd.grad(value, [audio, text, loss.logit_scale])
-        results[type(loss).__name__] = [value.detach(), *gradients]
+        setattr(batch, name, getattr(whole, name)[own])
+    results: dict[str, list[Tensor]] = {}
+    for kind in LOSSES:
+        for chunk in (None, 2 if size == 4 else 4):  # the last block of six is ragged
+            loss = kind(chunk=chunk)
+            results[f"{kind.__name__} {chunk is None}"] = value_and_gradients(loss, audio, text, batch)
+            results[f"{kind.__name__} {chunk is None} rows"] = list(loss.rows(Embeddings(audio, text), batch))
+        alike = replace(batch, caption_id=batch.caption_id + 1000 * rank)  # equal captions count on one rank only
+        results[f"{kind.__name__} control"] = value_and_gradients(kind(), audio, text, alike)
+        nothing = replace(batch, caption_id=batch.caption_id * 0)
+        results[f"{kind.__name__} nothing"] = value_and_gradients(kind(), audio, text, nothing)
     torch.save(results, f"{folder}/rank{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def test_two_ranks_give_the_loss_and_gradient_of_the_whole_batch(tmp_path):
-    """Captions 1 and 4 are equal and lie on different ranks: the exclusion is that of the global batch, too."""
-    torch.multiprocessing.spawn(one_rank, args=(2, str(tmp_path)), nprocs=2)
-    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
-    for loss in (InfoNCE(), SigmoidLoss()):
-        audio, text = (unit(8, seed=seed).requires_grad_() for seed in (1, 2))
-        value = loss(Embeddings(audio, text), batch_of([0, 1, 2, 3, 1, 5, 6, 7]))
-        expected = torch.autograd.grad(value, [audio, text, loss.logit_scale])
-        parts = [rank[type(loss).__name__] for rank in ranks]
-        for value_of_rank, *_, scale in parts:
-            torch.testing.assert_close(value_of_rank, value.detach(), atol=1e-6, rtol=0)
-            torch.testing.assert_close(scale, expected[2], atol=1e-5, rtol=0)
-        for side in (0, 1):  # DDP takes the mean over the ranks: a rank's rows carry the sum, so half of it is right
-            rows = torch.cat([part[1 + side] for part in parts]) / 2
-            torch.testing.assert_close(rows, expected[side], atol=1e-6, rtol=0)
+def of_ranks(ranks: list[dict[str, list[Tensor]]], name: str) -> list[Tensor]:
+    """One process's view: the loss, each rank's rows side by side, and the mean over the ranks, as DDP takes it."""
+    values, audio, text, *own = zip(*(rank[name] for rank in ranks), strict=True)
+    assert all(torch.equal(value, values[0]) for value in values)
+    rows = [torch.cat(side) / len(ranks) for side in (audio, text)]
+    return [values[0], *rows, *(torch.stack(part).mean(0) for part in own)]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_several_ranks_give_the_loss_and_gradient_of_the_whole_batch(tmp_path, world):
+    """Equal captions lie on different ranks, and leaving them out on each rank alone gives other numbers."""
+    torch.multiprocessing.spawn(one_rank, args=(world, str(tmp_path)), nprocs=world)
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(world)]
+    for kind in LOSSES:
+        audio, text = (unit(len(CAPTIONS), seed=seed).requires_grad_() for seed in (1, 2))
+        expected = value_and_gradients(kind(), audio, text, batch_of(CAPTIONS))
+        for plain in (True, False):
+            for one, other in zip(of_ranks(ranks, f"{kind.__name__} {plain}"), expected, strict=True):
+                torch.testing.assert_close(one, other, atol=1e-5 if one.ndim == 0 else 1e-6, rtol=0)
+            rows = kind().rows(Embeddings(audio, text), batch_of(CAPTIONS))
+            for rank in ranks:
+                for one, other in zip(rank[f"{kind.__name__} {plain} rows"], rows, strict=True):
+                    torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+        for one, other in zip(of_ranks(ranks, f"{kind.__name__} control"), expected, strict=True):
+            assert (one - other).abs().max() > 1e-5
+        nothing = value_and_gradients(kind(), audio, text, batch_of([0] * len(CAPTIONS)))
+        for one, other in zip(of_ranks(ranks, f"{kind.__name__} nothing"), nothing, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5 if one.ndim == 0 else 1e-6, rtol=0)
 
 
 def test_rows_are_the_parts_of_the_loss():

@@ -62,7 +62,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     (run_dir / "environment.json").write_text(json.dumps(environment() | {"data": hashes}, indent=2))
     task = ContrastiveTask(
         model, build(cfg.loss), build(cfg.optimizer), build(cfg.schedule), cfg.seed,
-        cfg.evaluation.templates, describe(cfg, model, data.labels(), hashes), data.corpora(),
+        cfg.evaluation.templates, describe(cfg, model, data.labels(), hashes), data.corpora(), cfg.micro_batch,
     )  # fmt: skip
     ledgers = {name: data.ledger(name, cfg.bad_samples) for name in ("train", "validation")}
     trainer = build_trainer(cfg, run_dir, CountBad(ledgers["train"], ledgers["validation"]))
@@ -93,6 +93,14 @@ def check_values(cfg: DictConfig) -> None:
     """
     if cfg.seed < 0:
         raise UsageError(f"seed={cfg.seed}; it must be 0 or more")
+    if (size := cfg.micro_batch) is not None and (not isinstance(size, int) or size < 1):
+        raise UsageError(f"micro_batch is {size!r}; allowed: null, or a whole number from 1 on")
+    if cfg.trainer.get("accumulate_grad_batches") not in (None, 1):
+        raise UsageError(
+            f"trainer.accumulate_grad_batches={cfg.trainer.accumulate_grad_batches} would compare each clip with the "
+            "captions of its own batch only: another loss, with fewer negatives. For a batch larger than memory make "
+            "data.batch_size the whole one, and set micro_batch to the clips of a device that fit through the model"
+        )
     if not cfg.data.train:
         raise UsageError("data.train is empty; name at least one shard folder, e.g. data.train=[data/esc10/fold1]")
     if not cfg.get("leaks"):

@@ -1,23 +1,27 @@
 """The contrastive losses. All of it is float32, whatever the autocast around it.
 
 Pairs that are no true negatives (the same caption, the same clip, …) do not count against each other: their
-logit is minus infinity, or their weight 0. The diagonal always stays, and they do not become positives. On
-several devices the batch is the global one.
+logit is minus infinity, or their weight 0. The diagonal always stays, and they do not become positives.
+
+On several devices the batch is the global one: each rank compares its own clips with the captions of all. With
+`chunk`, so many clips at a time, and again in the backward pass, so that nothing of size (B, B) is ever held.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from atr.gather import gather, mean_of_ranks, place
 from atr.types import Batch, Embeddings
 
 Sameness = Literal["caption", "clip", "source", "label"]
 MAX_LOG_SCALE = math.log(100.0)
+LOWEST = torch.finfo(torch.float32).min  # as a logit: counts for nothing, and has a gradient where all are left out
 
 
 def info_nce(audio: Tensor, text: Tensor, log_scale: Tensor, excluded: Tensor) -> Tensor:
@@ -43,73 +47,89 @@ def sigmoid_loss(audio: Tensor, text: Tensor, log_scale: Tensor, bias: Tensor, e
     return -(F.logsigmoid(sign * logits) * ~excluded).sum() / len(audio)
 
 
-def info_nce_rows(audio: Tensor, text: Tensor, log_scale: Tensor, excluded: Tensor) -> Tensor:
-    """What each pair adds to `info_nce`, `(B,)`: its mean is the loss."""
-    logits = (log_scale.exp() * audio @ text.T).masked_fill(excluded, -torch.inf)
-    return logits.logsumexp(1) / 2 + logits.logsumexp(0) / 2 - logits.diagonal()
+class Pairs(NamedTuple):
+    """The clips of this rank, b, beside the captions of all ranks, B. One rank: b == B."""
+
+    audio: Tensor  # (b, D)
+    text: Tensor  # (B, D)
+    ids: Tensor  # (K, b) int64: the properties by which pairs are left out
+    ids_of_all: Tensor  # (K, B)
+    first: int  # the caption that belongs to the first clip
+    chunk: int | None  # clips compared at once; None: all
+
+    def blocks(self, compare: Callable[..., Any]) -> list[Any]:
+        """`compare(audio, excluded(), first)` of `chunk` clips at a time; each is computed again for its gradient."""
+
+        def block(audio: Tensor, ids: Tensor, first: int) -> Any:
+            return compare(audio, same_pairs(ids, self.ids_of_all, first), first)
+
+        if self.chunk is None:
+            return [block(self.audio, self.ids, self.first)]
+        parts = zip(self.audio.split(self.chunk), self.ids.split(self.chunk, dim=1), strict=True)
+        return [
+            checkpoint(
+                block, audio, ids, self.first + number * self.chunk, use_reentrant=False, preserve_rng_state=False
+            )
+            for number, (audio, ids) in enumerate(parts)
+        ]
 
 
-def sigmoid_rows(audio: Tensor, text: Tensor, log_scale: Tensor, bias: Tensor, excluded: Tensor) -> Tensor:
-    """What each clip adds to `sigmoid_loss`, `(B,)`: its mean is the loss."""
-    logits = log_scale.exp() * audio @ text.T + bias
-    sign = 2.0 * torch.eye(len(audio), device=audio.device) - 1.0
-    return -(F.logsigmoid(sign * logits) * ~excluded).sum(dim=1)
+def info_nce_rows(pairs: Pairs, log_scale: Tensor) -> Tensor:
+    """What each clip and its caption add to `info_nce`, `(b,)`: the mean over all ranks is the loss."""
+
+    def compare(audio: Tensor, excluded: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
+        logits = (log_scale.exp() * audio @ pairs.text.T).masked_fill(excluded, LOWEST)
+        return logits.logsumexp(1), logits.logsumexp(0), logits.diagonal(first).clone()  # a view would hold them all
+
+    rows, columns, own = zip(*pairs.blocks(compare), strict=True)
+    column = gather(torch.stack(columns).logsumexp(0).unsqueeze(0)).logsumexp(0)  # (B,), from each rank's part of it
+    return (torch.cat(rows) + column[pairs.first : pairs.first + len(pairs.audio)]) / 2 - torch.cat(own)
 
 
-def recall_rows(audio: Tensor, text: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
-    """Is each one's own counterpart the nearest of the batch? bool `(B,)` twice: text -> audio, audio -> text."""
-    cosine = (audio @ text.T).masked_fill(excluded, -torch.inf)
-    own = torch.arange(len(audio), device=audio.device)
-    return cosine.argmax(dim=0) == own, cosine.argmax(dim=1) == own
+def sigmoid_rows(pairs: Pairs, log_scale: Tensor, bias: Tensor) -> Tensor:
+    """What each clip adds to `sigmoid_loss`, `(b,)`: the mean over all ranks is the loss."""
+
+    def compare(audio: Tensor, excluded: Tensor, first: int) -> Tensor:
+        logits = log_scale.exp() * audio @ pairs.text.T + bias
+        sign = torch.full_like(logits, -1.0)
+        sign.diagonal(first).fill_(1.0)
+        return -(F.logsigmoid(sign * logits) * ~excluded).sum(dim=1)
+
+    return torch.cat(pairs.blocks(compare))
 
 
-def same_pairs(batch: Batch, by: Sequence[Sameness]) -> Tensor:
-    """bool `(B, B)` over the global batch: clip i and caption j share a property of `by`; False on the diagonal."""
-    ids = {"caption": batch.caption_id, "clip": batch.clip_id, "source": batch.source_id, "label": batch.label_id}
-    rows = len(gather(batch.clip_id))
-    same = torch.zeros(rows, rows, dtype=torch.bool, device=batch.clip_id.device)
-    for name in by:
-        of_all = gather(ids[name])
-        same |= of_all.unsqueeze(1) == of_all.unsqueeze(0)
-    return same.fill_diagonal_(False)
+def recall_rows(pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """Is each one's own counterpart the nearest of the batch? bool `(b,)` twice: text -> audio, audio -> text."""
+
+    def compare(audio: Tensor, excluded: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
+        cosine = (audio @ pairs.text.T).masked_fill(excluded, -torch.inf)
+        best = cosine.max(dim=0)
+        return cosine.argmax(dim=1), best.values, best.indices + first
+
+    nearest, values, clips = zip(*pairs.blocks(compare), strict=True)
+    of_ranks = gather(torch.stack(values)), gather(torch.stack(clips))  # (blocks, B)
+    clip = of_ranks[1].gather(0, of_ranks[0].argmax(dim=0, keepdim=True)).squeeze(0)
+    own = torch.arange(len(pairs.audio), device=clip.device) + pairs.first
+    return clip[own] == own, torch.cat(nearest) == own
 
 
-def checked(exclude: Sequence[Sameness]) -> tuple[Sameness, ...]:
-    """Refuses a property that no batch knows."""
-    if unknown := [name for name in exclude if name not in get_args(Sameness)]:
-        raise ValueError(f"loss.exclude names {unknown[0]!r}; allowed: {', '.join(get_args(Sameness))}")
-    return tuple(exclude)
+def same_pairs(ids: Tensor, ids_of_all: Tensor, first: int = 0) -> Tensor:
+    """bool `(b, B)`: clip `first + i` and caption j share a property; False where they belong together.
 
-
-class Gather(torch.autograd.Function):
-    """The rows of all ranks, in the order of the ranks; the gradient of each row goes back to its rank.
-
-    Every rank computes the whole loss, so a row's gradient is the sum over the ranks; DDP's mean over the
-    ranks then gives the gradient of one loss over the global batch.
+    Args:
+        ids: int64 `(K, b)`, each row a property. ids_of_all: `(K, B)`.
     """
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:  # noqa: D102
-        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: D102
-        total = gradients[0].contiguous()
-        dist.all_reduce(total)
-        return total.chunk(dist.get_world_size())[dist.get_rank()]
+    same = torch.zeros(ids.shape[1], ids_of_all.shape[1], dtype=torch.bool, device=ids.device)
+    for own, of_all in zip(ids, ids_of_all, strict=True):
+        same |= own.unsqueeze(1) == of_all
+    same.diagonal(first).fill_(False)
+    return same
 
 
-def gather(rows: Tensor) -> Tensor:
-    """`(B / W, …)` of each of W ranks -> `(B, …)`; unchanged with one rank. All ranks must hold equally many."""
-    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    return Gather.apply(rows) if several else rows
-
-
-def global_batch(embeddings: Embeddings, batch: Batch, exclude: Sequence[Sameness]) -> tuple[Tensor, Tensor, Tensor]:
-    """Audio and text of all ranks, float32 `(B, D)`, and the pairs left out, bool `(B, B)`."""
-    return gather(embeddings.audio.float()), gather(embeddings.text.float()), same_pairs(batch, exclude)
+def ids_of(batch: Batch, by: Sequence[Sameness]) -> Tensor:
+    """The properties `by` of a batch, int64 `(K, B)`."""
+    ids = {"caption": batch.caption_id, "clip": batch.clip_id, "source": batch.source_id, "label": batch.label_id}
+    return torch.stack([ids[name] for name in by]) if by else batch.clip_id.new_empty(0, len(batch.clip_id))
 
 
 class Rows(NamedTuple):
@@ -121,68 +141,99 @@ class Rows(NamedTuple):
     a2t: Tensor  # (B,) bool: the own caption is the nearest one to the clip
 
 
-class InfoNCE(nn.Module):
-    """`info_nce` with its learnable scale, kept between 1 and 100.
+class ContrastiveLoss(nn.Module):
+    """What the losses share: the learnable scale, kept between 1 and 100, and the global batch.
+
+    A loss has `whole(audio, text, excluded)`, which is used where all of it fits, and `by_rows(pairs)`.
 
     Args:
-        temperature: initial; the scale is 1 / temperature.
+        scale: initial.
         exclude: which properties make a pair no negative; `label` means the same set of labels.
+        chunk: clips that are compared with all captions at once; None: all of this device.
     """
 
-    def __init__(self, temperature: float = 0.07, exclude: Sequence[Sameness] = ("caption", "clip")) -> None:
+    whole: Callable[[Tensor, Tensor, Tensor], Tensor]
+    by_rows: Callable[[Pairs], Tensor]
+
+    def __init__(self, scale: float, exclude: Sequence[Sameness], chunk: int | None) -> None:
         super().__init__()
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1.0 / temperature)))
-        self.exclude = checked(exclude)
+        if unknown := [name for name in exclude if name not in get_args(Sameness)]:
+            raise ValueError(f"loss.exclude names {unknown[0]!r}; allowed: {', '.join(get_args(Sameness))}")
+        if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
+            raise ValueError(f"loss.chunk is {chunk!r}; allowed: null, or a whole number from 1 on")
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        self.exclude, self.chunk = tuple(exclude), chunk
 
     def forward(self, embeddings: Embeddings, batch: Batch) -> Tensor:
-        """Returns the loss, a float32 scalar."""
+        """Returns the loss of the global batch, a float32 scalar; its gradient is this rank's part."""
         with torch.autocast(embeddings.audio.device.type, enabled=False):
-            audio, text, excluded = global_batch(embeddings, batch, self.exclude)
-            return info_nce(audio, text, self.logit_scale, excluded)
+            if self.chunk is None and place()[1] == 1:
+                ids = ids_of(batch, self.exclude)
+                return self.whole(embeddings.audio.float(), embeddings.text.float(), same_pairs(ids, ids))
+            return mean_of_ranks(self.by_rows(self.pairs(embeddings, batch)).mean())
+
+    def pairs(self, embeddings: Embeddings, batch: Batch) -> Pairs:
+        """This rank's clips and the captions of all, float32."""
+        ids = ids_of(batch, self.exclude)
+        audio, text = embeddings.audio.float(), gather(embeddings.text.float())
+        return Pairs(audio, text, ids, gather(ids.T).T, place()[0] * len(audio), self.chunk)
 
     @torch.no_grad()
     def rows(self, embeddings: Embeddings, batch: Batch) -> Rows:
         """The pairs of the global batch one by one, for logging."""
         with torch.autocast(embeddings.audio.device.type, enabled=False):
-            audio, text, excluded = global_batch(embeddings, batch, self.exclude)
-            losses = info_nce_rows(audio, text, self.logit_scale, excluded)
-            return Rows(gather(batch.corpus_id), losses, *recall_rows(audio, text, excluded))
+            pairs = self.pairs(embeddings, batch)
+            parts = batch.corpus_id, self.by_rows(pairs), *recall_rows(pairs)
+            return Rows(*(gather(part) for part in parts))
 
     def clamp(self) -> None:
         """To be called after each optimizer step."""
         self.logit_scale.data.clamp_(0.0, MAX_LOG_SCALE)
 
 
-class SigmoidLoss(nn.Module):
+class InfoNCE(ContrastiveLoss):
+    """`info_nce` with its learnable scale.
+
+    Args:
+        temperature: initial; the scale is 1 / temperature.
+        exclude, chunk: as for `ContrastiveLoss`.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.07,
+        exclude: Sequence[Sameness] = ("caption", "clip"),
+        chunk: int | None = None,
+    ) -> None:
+        super().__init__(1.0 / temperature, exclude, chunk)
+
+    def whole(self, audio: Tensor, text: Tensor, excluded: Tensor) -> Tensor:  # noqa: D102
+        return info_nce(audio, text, self.logit_scale, excluded)
+
+    def by_rows(self, pairs: Pairs) -> Tensor:  # noqa: D102
+        return info_nce_rows(pairs, self.logit_scale)
+
+
+class SigmoidLoss(ContrastiveLoss):
     """`sigmoid_loss` with its learnable scale and bias.
 
     Args:
         scale, bias: initial values; SigLIP's are 10 and -10.
-        exclude: which properties make a pair no negative; `label` means the same set of labels.
+        exclude, chunk: as for `ContrastiveLoss`.
     """
 
     def __init__(
-        self, scale: float = 10.0, bias: float = -10.0, exclude: Sequence[Sameness] = ("caption", "clip")
+        self,
+        scale: float = 10.0,
+        bias: float = -10.0,
+        exclude: Sequence[Sameness] = ("caption", "clip"),
+        chunk: int | None = None,
     ) -> None:
-        super().__init__()
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        super().__init__(scale, exclude, chunk)
         self.logit_bias = nn.Parameter(torch.tensor(bias))
-        self.exclude = checked(exclude)
 
-    def forward(self, embeddings: Embeddings, batch: Batch) -> Tensor:
-        """Returns the loss, a float32 scalar."""
-        with torch.autocast(embeddings.audio.device.type, enabled=False):
-            audio, text, excluded = global_batch(embeddings, batch, self.exclude)
-            return sigmoid_loss(audio, text, self.logit_scale, self.logit_bias, excluded)
+    def whole(self, audio: Tensor, text: Tensor, excluded: Tensor) -> Tensor:  # noqa: D102
+        return sigmoid_loss(audio, text, self.logit_scale, self.logit_bias, excluded)
 
-    @torch.no_grad()
-    def rows(self, embeddings: Embeddings, batch: Batch) -> Rows:
-        """The pairs of the global batch one by one, for logging."""
-        with torch.autocast(embeddings.audio.device.type, enabled=False):
-            audio, text, excluded = global_batch(embeddings, batch, self.exclude)
-            losses = sigmoid_rows(audio, text, self.logit_scale, self.logit_bias, excluded)
-            return Rows(gather(batch.corpus_id), losses, *recall_rows(audio, text, excluded))
-
-    def clamp(self) -> None:
-        """To be called after each optimizer step."""
-        self.logit_scale.data.clamp_(0.0, MAX_LOG_SCALE)
+    def by_rows(self, pairs: Pairs) -> Tensor:  # noqa: D102
+        return sigmoid_rows(pairs, self.logit_scale, self.logit_bias)

@@ -8,7 +8,7 @@ import torch
 
 from atr import experiment
 from atr.config import compose_config
-from atr.errors import UsageError
+from atr.errors import CheckpointError, UsageError
 from atr.experiment import build_trainer, train
 from atr.shards.write import write_shards
 from atr.tasks.resume import WholeFiles
@@ -119,16 +119,18 @@ def test_a_finished_run_can_be_resumed_twice(run):
     assert run("third", "resume=auto", "trainer.max_epochs=4").steps == whole.steps[8:]
 
 
-def test_steps_that_gather_several_batches_are_gone_on_with(run, tmp_path):
-    """Saved between steps: batch 3 of 4 follows after the first step of two batches."""
-    settings = ["+trainer.accumulate_grad_batches=2", "checkpoint.every_n_steps=1"]
+def test_a_run_in_parts_is_gone_on_with_in_the_same_parts(run, tmp_path):
+    settings = ["micro_batch=3", "checkpoint.every_n_steps=1"]
     (tmp_path / "saved").mkdir()
     whole = run("whole", *settings, folder=tmp_path / "saved")
-    assert [step for step, *_ in whole.steps] == [step for step in range(6) for _ in range(2)]
-    rest = run("rest", *settings, f"resume={tmp_path / 'saved' / '3_validation_end.ckpt'}")
-    assert rest.steps == whole.steps[6:]
+    path = tmp_path / "saved" / "7_batch_start.ckpt"
+    rest = run("rest", *settings, f"resume={path}")
+    assert rest.steps == whole.steps[7:]
     end, state = weights(tmp_path / "whole"), weights(tmp_path / "rest")
     assert all(torch.equal(end[key], state[key]) for key in end)
+    assert int(end["model.audio.mel_norm.num_batches_tracked"]) == 2 * 12
+    with pytest.raises(CheckpointError, match=r"other values of micro_batch;"):
+        run("other", f"resume={path}", "micro_batch=2")
 
 
 def test_last_is_written_every_so_many_steps(run, tmp_path):

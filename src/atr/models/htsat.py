@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from timm.models.swin_transformer import SwinTransformerStage, WindowAttention
 from torch import Tensor, nn
 
+from atr.models.norm import MelNorm
+
 PATCH = 4
 
 
@@ -61,7 +63,7 @@ class HTSAT(nn.Module):
             raise ValueError(f"attention is {attention!r}; allowed: auto, plain, sdpa")
         self.n_mels, self.picture_size, self.attention = n_mels, picture_size, attention
         self.dim = embed_dim * 2 ** (len(depths) - 1)
-        self.mel_norm = nn.BatchNorm2d(n_mels)  # over mel bins as channels
+        self.mel_norm = MelNorm(n_mels)  # over mel bins as channels
         self.spec_augment = spec_augment
         self.patch_embed = nn.Conv2d(1, embed_dim, kernel_size=PATCH, stride=PATCH)
         self.patch_norm = nn.LayerNorm(embed_dim)

@@ -13,10 +13,11 @@ from torch.optim import Optimizer
 from atr.errors import UsageError
 from atr.evaluation.encode import Part, by_corpus, encode_clips, join_set
 from atr.evaluation.scores import gather_ranks, score
-from atr.losses import InfoNCE, Rows, SigmoidLoss
+from atr.losses import ContrastiveLoss, Rows
 from atr.models.clap import Clap
 from atr.optim import WarmupCosine, parameter_groups
 from atr.pipeline.collate import ids
+from atr.tasks.parts import encode_in_parts
 from atr.tasks.resume import rewind
 from atr.types import Batch
 
@@ -33,35 +34,37 @@ class ContrastiveTask(pl.LightningModule):
         templates: prompts of the zero-shot classification at each validation.
         provenance: goes into each checkpoint as `checkpoint["atr"]`; makes it usable on its own.
         corpora: of the training set; with several, each one's loss and recall are logged.
+        micro_batch: clips that go through the model at once; None: all of this device's batch.
     """
 
     def __init__(
         self,
         model: Clap,
-        loss: InfoNCE | SigmoidLoss,
+        loss: ContrastiveLoss,
         optimizer: Callable[..., Optimizer],
         schedule: WarmupCosine,
         seed: int,
         templates: Sequence[str],
         provenance: dict[str, Any],
         corpora: Sequence[str] = (),
+        micro_batch: int | None = None,
     ) -> None:
         super().__init__()
         self.model, self.loss = model, loss
         self.optimizer, self.schedule = optimizer, schedule
         self.seed, self.templates, self.provenance = seed, list(templates), provenance
+        self.micro_batch = micro_batch
         self.corpora = dict(zip(corpora, ids(corpora).tolist(), strict=True)) if len(corpora) > 1 else {}
         self._parts: list[Part] = []
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Dropout, DropPath and SpecAugment depend on (seed, step, rank, batch within the step) only."""
-        part = batch_idx % self.trainer.accumulate_grad_batches if self._trainer else 0
-        state = np.random.SeedSequence([self.seed, self.global_step, self.global_rank, part]).generate_state(1)
+        """Dropout, DropPath and SpecAugment depend on (seed, step, rank) only."""
+        state = np.random.SeedSequence([self.seed, self.global_step, self.global_rank]).generate_state(1)
         torch.manual_seed(int(state[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the loss of a batch."""
-        embeddings = self.model(batch)
+        embeddings = encode_in_parts(self.model, batch, self.micro_batch)
         loss = self.loss(embeddings, batch)
         if self.corpora and (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._log_corpora(self.loss.rows(embeddings, batch), len(batch.samples))
@@ -108,9 +111,7 @@ class ContrastiveTask(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Tells the data, and the trainer, how far the interrupted epoch was trained."""
-        self.trainer.datamodule.resume_at = rewind(  # type: ignore[attr-defined]
-            checkpoint, self.trainer.accumulate_grad_batches
-        )
+        self.trainer.datamodule.resume_at = rewind(checkpoint)  # type: ignore[attr-defined]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what is needed to use the weights without this run."""

@@ -13,7 +13,7 @@ from atr.errors import CheckpointError
 SAME_ON_RESUME = (
     "model", "loss", "optimizer", "schedule", "augment", "masking", "seed", "data.batch_size", "data.exclude_labels",
     "data.seconds", "data.sample_rate", "data.mixture", "data.stereo", "data.streaming", "data.streaming_clips",
-    "data.label_template", "trainer.accumulate_grad_batches",
+    "data.label_template", "micro_batch",
 )  # fmt: skip
 
 
@@ -55,17 +55,14 @@ def check_same_data(resume: Path, hashes: dict[str, Any]) -> None:
         )
 
 
-def rewind(checkpoint: dict[str, Any], accumulate: int = 1) -> tuple[int, int]:
+def rewind(checkpoint: dict[str, Any]) -> tuple[int, int]:
     """Sets the progress in a checkpoint to its last optimizer step, wherever in Lightning's loops it was written.
 
     The optimizer's count is the one to trust: a batch that was fetched, or trained but not yet counted, differs from
-    it. An epoch that was trained to its end counts as finished; its validation is not run again. Between steps the
-    rest of the run is exact; a checkpoint from within an accumulated step repeats its batches, whose statistics the
-    batch norms have then taken in twice.
+    it. An epoch that was trained to its end counts as finished; its validation is not run again.
 
     Args:
         checkpoint: as Lightning writes it; changed in place.
-        accumulate: batches in an optimizer step.
 
     Returns:
         The epoch to go on with, and the batches of it (of this rank) that are done.
@@ -73,7 +70,7 @@ def rewind(checkpoint: dict[str, Any], accumulate: int = 1) -> tuple[int, int]:
     loops = checkpoint["loops"]["fit_loop"]
     epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
     steps = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["current"]["completed"]
-    done = min(steps * accumulate, batches["current"]["ready"])
+    done = min(steps, batches["current"]["ready"])
     finished = batches["is_last_batch"] and done == batches["current"]["ready"]
     total = batches["total"]["completed"] - batches["current"]["completed"] + done
     batches["is_last_batch"] = False

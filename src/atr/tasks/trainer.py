@@ -32,8 +32,6 @@ class Interrupted(AtrError):
 def build_trainer(cfg: DictConfig, run_dir: Path, count_bad: CountBad) -> pl.Trainer:
     """Lightning's trainer with our bar, count of bad clips, checkpoints, and always `metrics.csv`."""
     arguments: Any = OmegaConf.to_container(cfg.trainer)
-    on_gpu = arguments["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    arguments["sync_batchnorm"] = arguments["sync_batchnorm"] and on_gpu  # SyncBatchNorm refuses a CPU
     arguments["precision"] = arguments["precision"] or best_precision(arguments["accelerator"])
     folder = run_dir / "checkpoints"
     callbacks: list[pl.Callback] = [
