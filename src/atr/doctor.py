@@ -18,11 +18,11 @@ from atr.config import build, missing
 from atr.errors import DataError, UsageError
 from atr.experiment import build_data
 from atr.models.clap import Clap
-from atr.optim import parameter_groups
 from atr.pipeline.collate import Collate
 from atr.pipeline.datamodule import AudioTextData
 from atr.pipeline.ledger import list_bad
 from atr.shards.forks import available_processors
+from atr.tasks.freezing import Freezing
 from atr.tasks.trainer import best_precision
 from atr.types import BadSample, Batch, Sample
 
@@ -151,7 +151,9 @@ def loading_stages(data: AudioTextData, size: int) -> tuple[dict[str, float], Ba
 def step_stages(cfg: DictConfig, model: Clap, batch: Batch, device: torch.device) -> dict[str, float]:
     """ms for a clip: the copy to the device, and forward, backward and optimizer."""
     loss = build(cfg.loss).to(device)
-    optimizer = build(cfg.optimizer)(parameter_groups(torch.nn.ModuleList([model, loss])))
+    make, parameters = build(cfg.optimizer), build(cfg.parameters)
+    Freezing(model, parameters.freeze)  # what is frozen for good has no backward pass
+    optimizer = make(parameters(model, loss, make.keywords.get("lr")))
     precision = cfg.trainer.precision or best_precision(cfg.trainer.accelerator)
     kinds = {"bf16": torch.bfloat16, "16-m": torch.float16, "32-t": None, "32": None}
     if str(precision)[:4] not in kinds:

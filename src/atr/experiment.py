@@ -63,12 +63,13 @@ def train(cfg: DictConfig) -> dict[str, float]:
     task = ContrastiveTask(
         model, build(cfg.loss), build(cfg.optimizer), build(cfg.schedule), cfg.seed,
         cfg.evaluation.templates, describe(cfg, model, data.labels(), hashes), data.corpora(), cfg.micro_batch,
+        build(cfg.parameters),
     )  # fmt: skip
     ledgers = {name: data.ledger(name, cfg.bad_samples) for name in ("train", "validation")}
     trainer = build_trainer(cfg, run_dir, CountBad(ledgers["train"], ledgers["validation"]))
     share_processors(trainer, data.num_workers)
     say(trainer, opening(cfg, model, data, trainer))
-    for line in leaks:
+    for line in [*how_trained(cfg, task), *leaks]:
         say(trainer, line)
     for name, shards in data.sets.items():
         if shards.quarantined:
@@ -182,6 +183,14 @@ def opening(cfg: DictConfig, model: Clap, data: AudioTextData, trainer: pl.Train
         f"run         {cfg.run_dir}\ndata        {sets}\n"
         f"model       audio {millions(model.audio)}, text {millions(model.text)} parameters\ndevice      {device}"
     )
+
+
+def how_trained(cfg: DictConfig, task: ContrastiveTask) -> list[str]:
+    """Lines about learning rates, frozen parts and averaging; none with the default values."""
+    lines = [task.parameter_groups.line(len(task.groups())), *task.freezing.lines(cfg.trainer.max_epochs)]
+    if cfg.ema is not None:
+        lines.append(f"average     of the weights with decay {cfg.ema}; it is validated, saved and evaluated")
+    return [line for line in lines if line]
 
 
 def say(trainer: pl.Trainer, text: str) -> None:

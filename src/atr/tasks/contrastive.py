@@ -15,9 +15,10 @@ from atr.evaluation.encode import Part, by_corpus, encode_clips, join_set
 from atr.evaluation.scores import gather_ranks, score
 from atr.losses import ContrastiveLoss, Rows
 from atr.models.clap import Clap
-from atr.optim import WarmupCosine, parameter_groups
+from atr.optim import Groups, WarmupCosine
 from atr.pipeline.collate import ids
 from atr.tasks.parts import encode_in_parts
+from atr.tasks.freezing import Freezing
 from atr.tasks.resume import rewind
 from atr.types import Batch
 
@@ -35,6 +36,7 @@ class ContrastiveTask(pl.LightningModule):
         provenance: goes into each checkpoint as `checkpoint["atr"]`; makes it usable on its own.
         corpora: of the training set; with several, each one's loss and recall are logged.
         micro_batch: clips that go through the model at once; None: all of this device's batch.
+        parameters: learning rates of the parts of the model, and which are frozen.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class ContrastiveTask(pl.LightningModule):
         provenance: dict[str, Any],
         corpora: Sequence[str] = (),
         micro_batch: int | None = None,
+        parameters: Groups | None = None,
     ) -> None:
         super().__init__()
         self.model, self.loss = model, loss
@@ -55,12 +58,15 @@ class ContrastiveTask(pl.LightningModule):
         self.seed, self.templates, self.provenance = seed, list(templates), provenance
         self.micro_batch = micro_batch
         self.corpora = dict(zip(corpora, ids(corpora).tolist(), strict=True)) if len(corpora) > 1 else {}
+        self.parameter_groups = parameters or Groups()
+        self.freezing = Freezing(model, self.parameter_groups.freeze)
         self._parts: list[Part] = []
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Dropout, DropPath and SpecAugment depend on (seed, step, rank) only."""
         state = np.random.SeedSequence([self.seed, self.global_step, self.global_rank]).generate_state(1)
         torch.manual_seed(int(state[0]))
+        self.freezing.set_modes(self.current_epoch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the loss of a batch."""
@@ -80,6 +86,10 @@ class ContrastiveTask(pl.LightningModule):
                 numbers = {"loss": rows.loss, "t2a/R@1": rows.t2a.float(), "a2t/R@1": rows.a2t.float()}
                 means = {f"train/{name}/{what}": value[own].mean() for what, value in numbers.items()}
                 self.log_dict(means, batch_size=batch_size)
+
+    def on_after_backward(self) -> None:
+        """Of parts that are frozen in this epoch nothing is clipped or reaches the optimizer."""
+        self.freezing.drop_gradients(self.current_epoch)
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:
         """Steps, and keeps the logit scale in its range; at once, as a checkpoint may be written right after it."""
@@ -101,13 +111,18 @@ class ContrastiveTask(pl.LightningModule):
             self.log_dict({f"{prefix}{name}": float(value) for name, value in scores.flat().items()})
 
     def configure_optimizers(self) -> Any:
-        """The optimizer over two weight-decay groups, its schedule stepping with it."""
-        optimizer = self.optimizer(parameter_groups(self))
+        """The optimizer over the parameter groups, its schedule stepping with it."""
+        optimizer = self.optimizer(self.groups())
         steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps):
             raise UsageError("the schedule needs an end: set trainer.max_epochs or trainer.max_steps")
         schedule = self.schedule(optimizer, int(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The parameter groups, by default two: with weight decay, and without."""
+        lr = getattr(self.optimizer, "keywords", {}).get("lr")
+        return self.parameter_groups(self.model, self.loss, lr)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Tells the data, and the trainer, how far the interrupted epoch was trained."""

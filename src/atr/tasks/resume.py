@@ -13,7 +13,7 @@ from atr.errors import CheckpointError
 SAME_ON_RESUME = (
     "model", "loss", "optimizer", "schedule", "augment", "masking", "seed", "data.batch_size", "data.exclude_labels",
     "data.seconds", "data.sample_rate", "data.mixture", "data.stereo", "data.streaming", "data.streaming_clips",
-    "data.label_template", "micro_batch",
+    "data.label_template", "micro_batch", "parameters", "ema",
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from atr.errors import AtrError, UsageError
 from atr.models.clap import Clap
 from atr.pipeline.datamodule import AudioTextData
 from atr.shards.forks import available_processors
+from atr.tasks.averaging import WeightAverage
 from atr.tasks.callbacks import CountBad, SaveEverySteps, SaveWhenStopped, StepProgress
 from atr.tasks.contrastive import ContrastiveTask
 from atr.tasks.resume import WholeFiles
@@ -39,6 +40,8 @@ def build_trainer(cfg: DictConfig, run_dir: Path, count_bad: CountBad) -> pl.Tra
         SaveWhenStopped(folder),
         ModelCheckpoint(folder, "last", enable_version_counter=False, every_n_epochs=cfg.checkpoint.every_n_epochs),
     ]
+    if cfg.ema is not None:
+        callbacks.append(WeightAverage(cfg.ema))
     if (steps := cfg.checkpoint.every_n_steps) is not None:
         if not isinstance(steps, int) or steps < 1:
             raise UsageError(f"checkpoint.every_n_steps is {steps!r}; allowed: null, or a whole number from 1 on")
