@@ -1,5 +1,7 @@
-"""A `.ckpt` -> a model. Files are read as tensors and plain values only; nothing in them is executed."""
+"""A `.ckpt` or its `.safetensors` -> a model. Files are read as tensors and plain values; nothing is executed."""
 
+import contextlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +9,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from safetensors import safe_open
 from torch import Tensor
 
 import atr
@@ -16,6 +19,8 @@ from atr.models.clap import Clap
 from atr.models.text import TextEncoder, Tokenizer
 
 FORMAT = 1
+WEIGHTS = ".safetensors"  # beside each checkpoint: its model alone
+PREFIX = "model."  # of the model's tensors in a `.ckpt`
 BUILT = (
     "atr.models.clap.Clap", "atr.models.mel.LogMel", "atr.models.htsat.HTSAT", "atr.models.htsat.SpecAugment",
     "atr.models.text.TextEncoder", "atr.models.text.Tokenizer",
@@ -24,12 +29,13 @@ BUILT = (
 
 @dataclass
 class Checkpoint:
-    """What a file holds: `weights` of the `Clap`, `config` of the run, and `about` (see `describe`)."""
+    """What a file holds: `weights` of the `Clap`, `config` of the run, `about` (see `describe`), optimizer steps."""
 
     path: Path
     weights: dict[str, Tensor]
     config: DictConfig
     about: dict[str, Any]
+    step: int
 
 
 def describe(cfg: DictConfig, model: Clap, labels: list[str], data: dict[str, Any]) -> dict[str, Any]:
@@ -63,22 +69,36 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         hint = f"; checkpoints beside it: {', '.join(beside)}" if beside else "; train one with `python train.py`"
         raise CheckpointError(f"{path} is not there{hint}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds; none of them is a checkpoint of ours
+        weights, about, step = _weights_alone(path) if path.suffix == WEIGHTS else _of_training(path)
+    except Exception as error:  # torch and safetensors raise many kinds; none of them is a checkpoint of ours
         raise CheckpointError(
             f"{path} is not a checkpoint of atr ({path.stat().st_size} bytes): it is cut off, of another kind, or "
-            f"holds code. Give a .ckpt that `python train.py` wrote ({type(error).__name__})"
+            f"holds code. Give a .ckpt or .safetensors that `python train.py` wrote ({type(error).__name__})"
         ) from error
-    about = content.get("atr") if isinstance(content, dict) else None
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} was not written by this version of atr: it has no `atr` entry of format {FORMAT}"
         )
     if "${" in about["config"]:  # training writes resolved configurations; an interpolation could hide what is built
         raise CheckpointError(f"{path}: its configuration holds interpolations; it was not written by atr")
-    prefix = "model."
-    weights = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
-    return Checkpoint(path, weights, DictConfig(OmegaConf.create(about["config"])), about)
+    return Checkpoint(path, weights, DictConfig(OmegaConf.create(about["config"])), about, step)
+
+
+def _of_training(path: Path) -> tuple[dict[str, Tensor], Any, int]:
+    """Weights, `atr` entry and step of a `.ckpt`; the weights are read from the file when they are used."""
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if not isinstance(content, dict) or "state_dict" not in content:
+        return {}, None, 0
+    weights = {k.removeprefix(PREFIX): v for k, v in content["state_dict"].items() if k.startswith(PREFIX)}
+    return weights, content.get("atr"), content.get("global_step", 0)
+
+
+def _weights_alone(path: Path) -> tuple[dict[str, Tensor], Any, int]:
+    """Weights, `atr` entry and step of a `.safetensors`."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return weights, json.loads(metadata.get("atr", "null")), int(metadata.get("step", 0))
 
 
 def build_model(checkpoint: Checkpoint, config: DictConfig | None = None) -> Clap:
@@ -126,14 +146,25 @@ def load_weights(model: Clap, checkpoint: Checkpoint) -> None:
     model.load_state_dict(checkpoint.weights)
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest readable `.ckpt` under a folder of runs, or None."""
-    for path in sorted(folder.glob("*/checkpoints/*.ckpt"), key=lambda p: p.stat().st_mtime, reverse=True):
-        try:
-            read_checkpoint(path)
-        except CheckpointError:
-            continue  # a write that was cut off; an older one is whole
-        return path
+def newest_checkpoint(folder: Path, runs: str = "*") -> Path | None:
+    """The last step's checkpoint of the run that wrote last, among those that are whole; None where there is none.
+
+    Args:
+        folder: of the runs.
+        runs: pattern of their names.
+    """
+    written: dict[Path, float] = {}
+    for path in folder.glob(f"{runs}/checkpoints/*.ckpt"):
+        with contextlib.suppress(FileNotFoundError):  # a run that is going on has replaced it by another
+            written[path] = path.stat().st_mtime
+    newest = {run: max(written[path] for path in written if path.parent == run) for run in {p.parent for p in written}}
+    for run in sorted(newest, key=lambda run: newest[run], reverse=True):
+        whole: list[Checkpoint] = []
+        for path in (path for path in written if path.parent == run):
+            with contextlib.suppress(CheckpointError):  # cut off, of another format, or no file at all
+                whole.append(read_checkpoint(path))
+        if whole:
+            return max(whole, key=lambda one: (one.step, written[one.path])).path
     return None
 
 

@@ -24,7 +24,7 @@ from atr.shards.remote import is_remote
 from atr.tasks.callbacks import CountBad
 from atr.tasks.contrastive import ContrastiveTask
 from atr.tasks.resume import check_same_data, find_resume
-from atr.tasks.trainer import build_trainer, fit, share_processors, trained_model
+from atr.tasks.trainer import build_trainer, check_saving, fit, share_processors, trained_model
 
 
 def train(cfg: DictConfig) -> dict[str, float]:
@@ -35,7 +35,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
 
     Raises:
         AtrError: the data or the weights cannot be used.
-        Interrupted: Ctrl-C.
+        Interrupted: a signal told the run to stop; its state is saved.
     """
     if unset := missing(cfg):
         raise UsageError(f"experiment={cfg.name} needs a value for: {', '.join(unset)} (e.g. {unset[0]}=…)")
@@ -45,6 +45,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     OmegaConf.set_readonly(cfg, True)
     check_templates(cfg.evaluation.templates)
     check_values(cfg)
+    check_saving(cfg)
     run_dir = Path(cfg.run_dir)
     resume = find_resume(cfg)
     check_folders(cfg)

@@ -2,10 +2,13 @@
 
 import importlib.util
 import logging
+import os
 import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -14,10 +17,11 @@ from omegaconf import DictConfig
 
 from atr.config import compose_config, conf_dir, replaced
 from atr.errors import AtrError, UsageError
+from atr.tasks.stopping import Interrupted, Stopped, requeue, stopping_at_once
 
 
 def launch(arguments: Sequence[str] | None = None) -> None:
-    """Runs `train` with Hydra's command line; exits with 0, 1 (data or model) or 2 (usage).
+    """Runs `train` with Hydra's command line; exits with 0 (done, or stopped), 1 (data or model) or 2 (usage).
 
     Args:
         arguments: overrides and Hydra's own flags; those of the process when None.
@@ -27,30 +31,47 @@ def launch(arguments: Sequence[str] | None = None) -> None:
     sys.argv = [sys.argv[0], *arguments]
     sys.modules["__main__"].__spec__ = importlib.util.find_spec("atr.launch")
     try:
-        if not any(argument.startswith("-") for argument in arguments):
-            compose_config(arguments)  # Hydra's own message about a mistyped key does not name the valid ones
-        quiet()
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_run)()
+        with stopping_at_once():  # training itself listens for signals in another way
+            if not any(argument.startswith("-") for argument in arguments):
+                compose_config(arguments)  # Hydra's own message about a mistyped key does not name the valid ones
+            quiet()
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_run)()
     except UsageError as error:
         fail(error)
-    except KeyboardInterrupt:
-        sys.exit("interrupted; what was finished is in the run folder")
+    except Stopped as stop:
+        print(Interrupted(stop.number, None, 0))
+        sys.exit(0)
 
 
 def _run(cfg: DictConfig) -> None:
-    from atr.experiment import train
-    from atr.tasks.trainer import Interrupted
-
     if cfg.run_dir is None:
         cfg.run_dir = HydraConfig.get().runtime.output_dir
     try:
+        from atr.experiment import train
+
         train(cfg)
     except Interrupted as stop:
-        given = [text for text in HydraConfig.get().overrides.task if not text.startswith(("resume=", "run_dir="))]
-        print(f"{stop}\ncontinue with: python train.py {shlex.join([*given, f'resume={stop.path}'])}", flush=True)
-        sys.exit(0)  # a sweep ends here, too
+        _say_how_to_go_on(cfg, stop)
+    except Stopped as stop:  # before training, or after it: then only the evaluation is not done
+        last = Path(cfg.run_dir) / "checkpoints" / "last.ckpt"
+        _say_how_to_go_on(cfg, Interrupted(stop.number, last) if last.exists() else Interrupted(stop.number, None, 0))
     except AtrError as error:
         fail(error)
+
+
+def _say_how_to_go_on(cfg: DictConfig, stop: Interrupted) -> None:
+    """Says on the first rank where the state is, puts a SLURM job whose time is up into the queue again, and exits."""
+    from pytorch_lightning.utilities import rank_zero_only
+
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        print(stop, flush=True)
+        if stop.path is not None:
+            given = [text for text in HydraConfig.get().overrides.task if not text.startswith(("resume=", "run_dir="))]
+            print(f"continue with: python train.py {shlex.join([*given, f'resume={stop.path}'])}", flush=True)
+        if stop.number == signal.SIGUSR1 and "SLURM_JOB_ID" in os.environ:
+            again = requeue() if cfg.resume == "auto" else "to be queued again by itself, a job needs resume=auto"
+            print(again, flush=True)
+    sys.exit(0)  # a sweep ends here, too
 
 
 def fail(error: AtrError) -> None:
@@ -69,6 +90,7 @@ def quiet() -> None:
         (".*smaller than the logging interval.*", Warning),
         (".*Total length of `list`.*", Warning),
         (".*Experiment logs directory.*", Warning),
+        (".*The dirpath has changed.*", Warning),
     ]
     for pattern, category in patterns:
         warnings.filterwarnings("ignore", message=pattern, category=category)

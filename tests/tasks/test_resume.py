@@ -11,7 +11,6 @@ from atr.config import compose_config
 from atr.errors import CheckpointError, UsageError
 from atr.experiment import build_trainer, train
 from atr.shards.write import write_shards
-from atr.tasks.resume import WholeFiles
 from tests.conftest import make_clips
 
 PLACES = ["batch_start", "batch_end", "validation_start", "validation_end", "epoch_end"]
@@ -162,29 +161,3 @@ def test_a_number_of_steps_that_is_none_is_refused(tiny, value):
     with pytest.raises(UsageError, match=r"checkpoint.every_n_steps is .*; allowed: null, or a whole number from 1 on"):
         train(tiny(f"checkpoint.every_n_steps={value}"))
     assert compose_config().checkpoint.every_n_steps is None
-
-
-def test_a_save_that_is_cut_off_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "new" / "last.ckpt"
-    WholeFiles().save_checkpoint({"step": 1}, path)
-    save = torch.save
-
-    def cut_off(content, target):
-        save(content, target)
-        with open(target, "r+b") as file:
-            file.truncate(100)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(torch, "save", cut_off)
-    with pytest.raises(KeyboardInterrupt):
-        WholeFiles().save_checkpoint({"step": 2}, path)
-    assert torch.load(path, weights_only=True) == {"step": 1}
-    assert list(path.parent.glob("*.ckpt")) == [path]
-    monkeypatch.undo()
-    WholeFiles().save_checkpoint({"step": 3}, path)
-    assert torch.load(path, weights_only=True) == {"step": 3} and list(path.parent.iterdir()) == [path]
-
-
-def test_the_trainer_writes_whole_files(tiny, tmp_path):
-    trainer = build_trainer(tiny(), tmp_path, pl.Callback())
-    assert isinstance(trainer.strategy.checkpoint_io, WholeFiles)

@@ -1,6 +1,8 @@
 """Shard folders -> batches for the trainer and for evaluation."""
 
+import os
 import signal
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -188,7 +190,7 @@ class AudioTextData(pl.LightningDataModule):
             "num_workers": self.num_workers,
             "collate_fn": Collate(self.tokenizer),
             "pin_memory": torch.cuda.is_available(),
-            "worker_init_fn": _leave_ctrl_c_to_main,
+            "worker_init_fn": _leave_signals_to_main,
         }
 
 
@@ -257,9 +259,19 @@ def keep_labels(shards: ShardSet, exclude: Sequence[str], only: Sequence[str], m
     shards.select(keep)
 
 
-def _leave_ctrl_c_to_main(worker: int) -> None:
-    """Ctrl-C reaches all processes of a terminal; the main one stops the workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_signals_to_main(worker: int) -> None:
+    """A signal to all processes of a terminal or a job reaches the workers, too; the main one stops them."""
+    for one in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(one, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_when_main_says_so, daemon=True).start()
+
+
+def _end_when_main_says_so() -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def default_workers() -> int:

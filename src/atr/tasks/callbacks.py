@@ -1,7 +1,6 @@
-"""What a person sees during training, and what is left when it stops early."""
+"""What a person sees during training, and the count of bad clips."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -112,40 +111,3 @@ class CountBad(Callback):
         for number, ledger in enumerate(mine):
             ledger.merge([theirs[number] for rank, theirs in enumerate(everyone) if rank != trainer.global_rank])
             ledger.check()
-
-
-class SaveWhenStopped(Callback):
-    """Writes `interrupted.ckpt` when training ends by Ctrl-C or an error after its first step.
-
-    An error on one of several ranks is not saved: the others would be waited for in vain.
-    """
-
-    NAME = "interrupted.ckpt"
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / self.NAME
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Saves all that resuming needs."""
-        if trainer.global_step > 0 and (trainer.world_size == 1 or isinstance(exception, KeyboardInterrupt)):
-            trainer.save_checkpoint(self.path)
-
-
-class SaveEverySteps(Callback):
-    """Writes `last.ckpt` every `steps` optimizer steps, so that a killed run loses no more.
-
-    It is written when the next batch begins and not in Lightning's `ModelCheckpoint(every_n_train_steps)`, which
-    comes before the step's validation; a run that goes on from there would leave that validation out.
-    """
-
-    def __init__(self, folder: Path, steps: int) -> None:
-        self.path, self.steps = folder / "last.ckpt", steps
-        self._saved = 0
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
-    ) -> None:
-        """Saves once for a step, as several batches may make one."""
-        if trainer.global_step % self.steps == 0 and trainer.global_step != self._saved:
-            trainer.save_checkpoint(self.path)
-            self._saved = trainer.global_step

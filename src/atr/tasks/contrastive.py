@@ -17,8 +17,8 @@ from atr.losses import ContrastiveLoss, Rows
 from atr.models.clap import Clap
 from atr.optim import Groups, WarmupCosine
 from atr.pipeline.collate import ids
-from atr.tasks.parts import encode_in_parts
 from atr.tasks.freezing import Freezing
+from atr.tasks.parts import encode_in_parts
 from atr.tasks.resume import rewind
 from atr.types import Batch
 

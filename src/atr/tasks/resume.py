@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.plugins import TorchCheckpointIO
+from pytorch_lightning.utilities import rank_zero_only
 
-from atr.checkpoint import newest_checkpoint, read_checkpoint
+from atr.checkpoint import WEIGHTS, newest_checkpoint, read_checkpoint
 from atr.errors import CheckpointError
+from atr.tasks.files import clear_parts
 
 SAME_ON_RESUME = (
     "model", "loss", "optimizer", "schedule", "augment", "masking", "seed", "data.batch_size", "data.exclude_labels",
@@ -18,20 +18,32 @@ SAME_ON_RESUME = (
 
 
 def find_resume(cfg: DictConfig) -> Path | None:
-    """The checkpoint to continue from, read once to be sure that it is one.
+    """The checkpoint to continue from, read once to be sure that it is one; None to begin anew.
+
+    `resume=auto` looks in the run's own folder, where a job that is started again finds itself, then in the folders
+    beside it. Where nothing was ever written there, the run begins.
 
     Raises:
-        CheckpointError: `resume=auto` and there is none, the file is not a checkpoint, or of another run.
+        CheckpointError: `resume=auto` and no checkpoint is whole, the file is not a checkpoint, or of another run.
     """
     if not cfg.resume:
         return None
     if cfg.resume == "auto":
-        folder = Path(cfg.run_dir).parent
-        found = newest_checkpoint(folder)
+        own = Path(cfg.run_dir)
+        clear_parts(own.parent)
+        if not any(own.parent.glob("*/checkpoints/*.ckpt")):
+            if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+                print(f"resume=auto: nothing to go on with under {own.parent}; the run begins")
+            return None
+        found = newest_checkpoint(own.parent, own.name) or newest_checkpoint(own.parent)
         if found is None:
-            raise CheckpointError(f"resume=auto, but there is no whole checkpoint under {folder}; start without resume")
+            raise CheckpointError(f"resume=auto, but no checkpoint under {own.parent} is whole; start without resume")
     else:
         found = Path(cfg.resume)
+    if found.suffix == WEIGHTS:
+        raise CheckpointError(
+            f"{found} holds weights only; go on with the .ckpt beside it, or start a new run from it with init="
+        )
     before = read_checkpoint(found).config
     if changed := [key for key in SAME_ON_RESUME if OmegaConf.select(before, key) != OmegaConf.select(cfg, key)]:
         raise CheckpointError(
@@ -90,22 +102,6 @@ def rewind(checkpoint: dict[str, Any]) -> tuple[int, int]:
     _count(batches["current"], done, done - 1)
     loops["epoch_loop.state_dict"]["_batches_that_stepped"] = checkpoint["global_step"] - 1
     return epoch, done
-
-
-class WholeFiles(TorchCheckpointIO):
-    """Writes beside the old file and then takes its name, so that a kill leaves the old one or the new one.
-
-    Lightning's own way goes through the system's temporary folder, and from another file system it copies over the
-    old file.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Writes a checkpoint; the folder is made if it is not there."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.part")  # no .ckpt, so that resume=auto does not look at it
-        torch.save(checkpoint, part)
-        part.replace(path)
 
 
 def _count(counts: dict[str, int], reached: int, completed: int) -> None:

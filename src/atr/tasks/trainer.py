@@ -12,22 +12,16 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 
 from atr.checkpoint import build_model, read_checkpoint
 from atr.config import build
-from atr.errors import AtrError, UsageError
+from atr.errors import UsageError
 from atr.models.clap import Clap
 from atr.pipeline.datamodule import AudioTextData
 from atr.shards.forks import available_processors
 from atr.tasks.averaging import WeightAverage
-from atr.tasks.callbacks import CountBad, SaveEverySteps, SaveWhenStopped, StepProgress
+from atr.tasks.callbacks import CountBad, StepProgress
 from atr.tasks.contrastive import ContrastiveTask
-from atr.tasks.resume import WholeFiles
-
-
-class Interrupted(AtrError):
-    """Ctrl-C: training stopped, and `path` holds its state."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(f"interrupted; the state is in {path}")
-        self.path = path
+from atr.tasks.files import WholeFiles
+from atr.tasks.saving import KeepBest, SaveEverySteps, SaveWhenStopped
+from atr.tasks.stopping import Interrupted
 
 
 def build_trainer(cfg: DictConfig, run_dir: Path, count_bad: CountBad) -> pl.Trainer:
@@ -38,19 +32,18 @@ def build_trainer(cfg: DictConfig, run_dir: Path, count_bad: CountBad) -> pl.Tra
     callbacks: list[pl.Callback] = [
         count_bad,
         SaveWhenStopped(folder),
-        ModelCheckpoint(folder, "last", enable_version_counter=False, every_n_epochs=cfg.checkpoint.every_n_epochs),
     ]
     if cfg.ema is not None:
         callbacks.append(WeightAverage(cfg.ema))
-    if (steps := cfg.checkpoint.every_n_steps) is not None:
-        if not isinstance(steps, int) or steps < 1:
-            raise UsageError(f"checkpoint.every_n_steps is {steps!r}; allowed: null, or a whole number from 1 on")
-        callbacks.append(SaveEverySteps(folder, steps))
+    if cfg.evaluation.monitor:  # before the last one, which then knows what is kept
+        callbacks.append(KeepBest(folder, cfg.evaluation.monitor, cfg.checkpoint.keep_best))
+    callbacks.append(
+        ModelCheckpoint(folder, "last", enable_version_counter=False, every_n_epochs=cfg.checkpoint.every_n_epochs)
+    )
+    if cfg.checkpoint.every_n_steps is not None:
+        callbacks.append(SaveEverySteps(folder, cfg.checkpoint.every_n_steps))
     if arguments["enable_progress_bar"]:
         callbacks.append(StepProgress())
-    if cfg.evaluation.monitor:
-        best = ModelCheckpoint(folder, "best", cfg.evaluation.monitor, mode="max", enable_version_counter=False)
-        callbacks.append(best)
     loggers: list[Logger] = [build(cfg.logger)]
     if not isinstance(loggers[0], CSVLogger):
         loggers.append(CSVLogger(run_dir, name="", version=""))  # the report's curves
@@ -66,15 +59,39 @@ def share_processors(trainer: pl.Trainer, num_workers: int) -> None:
         torch.set_num_threads(max(1, (available_processors() - num_workers) // trainer.world_size))
 
 
+def check_saving(cfg: DictConfig) -> None:
+    """Refuses what is known to be wrong before any data is read.
+
+    Raises:
+        UsageError: naming the value.
+    """
+    steps, keep, monitor = cfg.checkpoint.every_n_steps, cfg.checkpoint.keep_best, cfg.evaluation.monitor
+    if steps is not None and (not isinstance(steps, int) or steps < 1):
+        raise UsageError(f"checkpoint.every_n_steps is {steps!r}; allowed: null, or a whole number from 1 on")
+    if not isinstance(keep, int) or keep < 1:
+        raise UsageError(f"checkpoint.keep_best is {keep!r}; allowed: a whole number from 1 on")
+    if monitor and not cfg.data.validation:
+        raise UsageError(f"evaluation.monitor={monitor} needs a validation set: name one with data.validation=[…]")
+    if monitor and not monitor.startswith("validation/"):
+        raise UsageError(
+            f"evaluation.monitor={monitor} is no number of the validation; e.g. validation/retrieval/t2a/mAP@10"
+        )
+
+
 def fit(trainer: pl.Trainer, task: ContrastiveTask, data: AudioTextData, folder: Path, resume: Path | None) -> None:
-    """`trainer.fit`, then `last.ckpt` in `folder`; Ctrl-C becomes `Interrupted`."""
-    try:
+    """`trainer.fit`, then `last.ckpt` in `folder`.
+
+    Raises:
+        Interrupted: a signal came; the state is saved.
+    """
+    listener = next(one.listener for one in trainer.callbacks if isinstance(one, SaveWhenStopped))  # type: ignore[attr-defined]
+    # Lightning's answer to SIGTERM is a broadcast within the handler, which meets other ranks in another collective.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    with listener.listening():
         trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
-    except SystemExit as stop:  # Lightning's answer to Ctrl-C
-        if (path := folder / SaveWhenStopped.NAME).exists():
-            raise Interrupted(path) from stop
-        raise AtrError("interrupted before the first step; nothing was trained") from stop
-    trainer.save_checkpoint(folder / "last.ckpt")
+        trainer.save_checkpoint(folder / "last.ckpt")
+    if listener.received is not None:  # in the last step or after it; the evaluation is left to the run that goes on
+        raise Interrupted(listener.received, folder / "last.ckpt", trainer.global_step)
 
 
 def best_precision(accelerator: str) -> str:
@@ -88,5 +105,5 @@ def best_precision(accelerator: str) -> str:
 
 def trained_model(trainer: pl.Trainer, model: Clap) -> Clap:
     """The best checkpoint's model by the monitored number, or the model as training left it."""
-    paths = [c.best_model_path for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
-    return build_model(read_checkpoint(paths[0])) if paths and paths[0] else model
+    best = [one.best for one in trainer.checkpoint_callbacks if isinstance(one, KeepBest)]
+    return build_model(read_checkpoint(best[0])) if best and best[0] else model
