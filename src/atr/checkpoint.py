@@ -104,12 +104,25 @@ def _weights_alone(path: Path) -> tuple[dict[str, Tensor], Any, int]:
 def build_model(checkpoint: Checkpoint, config: DictConfig | None = None) -> Clap:
     """Builds a model and loads the checkpoint's weights into it, all of them.
 
+    Arguments as for `build_architecture`.
+
+    Raises:
+        CheckpointError: its configuration names code outside `atr.models`, or weights are missing or left over.
+    """
+    model = build_architecture(checkpoint, config)
+    load_weights(model, checkpoint)
+    return model.eval()
+
+
+def build_architecture(checkpoint: Checkpoint, config: DictConfig | None = None) -> Clap:
+    """Builds a checkpoint's model with random weights.
+
     Args:
         config: the `model` part of a configuration; the checkpoint's own when None. The text encoder's
             architecture and the tokenizer always come from the checkpoint, so that nothing is downloaded.
 
     Raises:
-        CheckpointError: its configuration names code outside `atr.models`, or weights are missing or left over.
+        CheckpointError: its configuration names code outside `atr.models`.
     """
     if config is None:
         config = checkpoint.config.model
@@ -122,8 +135,7 @@ def build_model(checkpoint: Checkpoint, config: DictConfig | None = None) -> Cla
     text = TextEncoder(tokenizer, config=checkpoint.about["text_config"], pooling=config.text.pooling)
     parts = OmegaConf.create({name: value for name, value in config.items() if name != "text"})
     model: Clap = build(parts, text=text)
-    load_weights(model, checkpoint)
-    return model.eval()
+    return model
 
 
 def load_weights(model: Clap, checkpoint: Checkpoint) -> None:

@@ -8,12 +8,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger, WandbLogger
 
-from atr.checkpoint import build_model, describe, read_checkpoint
+from atr.checkpoint import describe
 from atr.config import build, missing
 from atr.datasets.guard import guard
 from atr.errors import UsageError
 from atr.evaluation.encode import check_candidates, check_templates
 from atr.evaluation.run import Evaluation, evaluate, print_scores
+from atr.initialise import initial_model, report
 from atr.models.clap import Clap
 from atr.pipeline.datamodule import AudioTextData, by_corpus
 from atr.pipeline.ledger import list_bad
@@ -50,7 +51,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     resume = find_resume(cfg)
     check_folders(cfg)
     torch.manual_seed(cfg.seed)  # initial weights
-    model = start_from(cfg) if cfg.init else build(cfg.model)
+    model, towers = initial_model(cfg)
     data = build_data(cfg, model)
     if cfg.evaluation.labels:
         check_candidates(cfg.evaluation.labels, data.labels("test"))
@@ -70,6 +71,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     trainer = build_trainer(cfg, run_dir, CountBad(ledgers["train"], ledgers["validation"]))
     share_processors(trainer, data.num_workers)
     say(trainer, opening(cfg, model, data, trainer))
+    say(trainer, report(towers, run_dir))
     for line in [*how_trained(cfg, task), *leaks]:
         say(trainer, line)
     for name, shards in data.sets.items():
@@ -154,14 +156,6 @@ def build_data(cfg: DictConfig, model: Clap) -> AudioTextData:
         cfg.data, tokenizer=model.text.tokenizer, transform=build(cfg.augment.transform),
         word_mask=build(cfg.masking.word_mask), mix=build(cfg.augment.get("mix")),
     )  # fmt: skip
-
-
-def start_from(cfg: DictConfig) -> Clap:
-    """The configured model with the weights of `init`; says how many tensors went where."""
-    model = build_model(read_checkpoint(cfg.init), cfg.model)
-    counts = {name: len(module.state_dict()) for name, module in model.named_children() if module.state_dict()}
-    print(f"init        {cfg.init}: all tensors of " + ", ".join(f"{n} ({count})" for n, count in counts.items()))
-    return model.train()
 
 
 def checkpoint_of(run_dir: Path) -> Path:

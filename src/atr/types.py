@@ -107,6 +107,28 @@ class Batch:
 
 
 @dataclass
+class Loaded:
+    """Where the tensors of a tower come from; names as in its `state_dict`."""
+
+    source: str = ""  # a checkpoint, or a name or folder of published weights; empty: random
+    total: int = 0  # tensors of the tower
+    missing: list[str] = field(default_factory=list)  # not in the source
+    unfit: list[str] = field(default_factory=list)  # there in another shape, or for another vocabulary
+    left_over: list[str] = field(default_factory=list)  # in the source, but not in the tower
+    new: int = 0  # of the missing ones, those that published weights never have
+
+    @property
+    def loaded(self) -> int:
+        """Tensors that came from the source."""
+        return self.total - len(self.missing) - len(self.unfit) if self.source else 0
+
+    @property
+    def share(self) -> float:
+        """`loaded` of those that could have come; 1 where there is nothing to load."""
+        return self.loaded / expected if (expected := self.total - self.new) > 0 else 1.0
+
+
+@dataclass
 class Embeddings:
     """Both sides of a batch in the common space: `(B, D)`, L2-normalised, float32."""
 

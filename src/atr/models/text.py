@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from atr.errors import CheckpointError, UsageError
+from atr.types import Loaded
+
+NEW = "pooler."  # masked language models are published without one (roberta-base is); it is trained from scratch
 
 
 class Tokenizer:
@@ -85,9 +88,11 @@ class TextEncoder(nn.Module):
         config: an encoder with random weights instead: `model_type` and that type's fields. `vocab_size` and
             the special tokens come from the tokenizer when they are not given.
         pooling: `pooler` (the encoder's own, as CLAP), `first` token, or `mean` over tokens.
+        share: of the tensors that the pretrained weights must have; the pooler's are not counted.
 
     Attributes:
         dim: width of the output.
+        loaded: which of `inner`'s tensors came from `name`.
     """
 
     def __init__(
@@ -96,6 +101,7 @@ class TextEncoder(nn.Module):
         name: str | None = None,
         config: Mapping[str, Any] | None = None,
         pooling: Literal["pooler", "first", "mean"] = "pooler",
+        share: float = 1.0,
     ) -> None:
         super().__init__()
         if (name is None) == (config is None):
@@ -103,7 +109,11 @@ class TextEncoder(nn.Module):
         if pooling not in ("pooler", "first", "mean"):
             raise UsageError(f"model.text.pooling is {pooling!r}; allowed: pooler, first, mean")
         self.tokenizer, self.pooling = tokenizer, pooling
-        self.inner = _pretrained(name) if name is not None else _random(config or {}, tokenizer)
+        self.loaded = Loaded()
+        if name is not None:
+            self.inner, self.loaded = _pretrained(name)
+        else:
+            self.inner = _random(config or {}, tokenizer)
         if self.inner.config.vocab_size < len(tokenizer):
             raise UsageError(
                 f"the tokenizer has {len(tokenizer)} tokens, the text encoder only {self.inner.config.vocab_size}; "
@@ -114,6 +124,8 @@ class TextEncoder(nn.Module):
             raise UsageError(f"{type(self.inner).__name__} has no pooler; set model.text.pooling to first or mean")
         if pooling != "pooler" and has_pooler:
             self.inner.pooler = None  # it would get no gradient
+            self.loaded = _without_pooler(self.loaded, self.inner)
+        _check_share(self.loaded, share)
         self.dim = int(self.inner.config.hidden_size)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -131,25 +143,51 @@ class TextEncoder(nn.Module):
         return json.loads(self.inner.config.to_json_string(use_diff=False))
 
 
-def _pretrained(name: str) -> Any:
-    """Loads published weights in float32, ready to be trained; all of them but the pooler's must be there."""
+def _pretrained(name: str) -> tuple[Any, Loaded]:
+    """Loads published weights in float32, ready to be trained; tells which of them were there."""
+    from safetensors import SafetensorError
     from transformers import AutoModel
 
     try:
         model, info = AutoModel.from_pretrained(
-            name, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            name, use_safetensors=True, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UsageError(
             f"text encoder {name!r} cannot be loaded; give a folder with config.json and model.safetensors, or a name "
             f"on the Hugging Face hub and a network connection ({str(error).splitlines()[0]})"
         ) from error
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
-    if missing:
-        raise UsageError(
-            f"text encoder {name!r}: {len(missing)} of its weights are not in the file (first: {missing[0]})"
-        )
-    return model.train()
+    own = model.state_dict().keys()
+    missing = sorted(info["missing_keys"] & own)
+    loaded = Loaded(
+        name, len(own), missing, sorted(key for key, *_ in info["mismatched_keys"]), sorted(info["unexpected_keys"]),
+        sum(key.startswith(NEW) for key in missing),
+    )  # fmt: skip
+    return model.train(), loaded
+
+
+def _without_pooler(loaded: Loaded, inner: nn.Module) -> Loaded:
+    """What was loaded into the encoder that is left when its pooler is gone."""
+    if not loaded.source:
+        return loaded
+    missing, unfit = ([key for key in keys if not key.startswith(NEW)] for keys in (loaded.missing, loaded.unfit))
+    return Loaded(loaded.source, len(inner.state_dict()), missing, unfit, loaded.left_over)
+
+
+def _check_share(loaded: Loaded, share: float) -> None:
+    """Refuses published weights of which too few fit."""
+    if not loaded.source or loaded.share >= share:
+        return
+    lacking = [key for key in loaded.missing if not key.startswith(NEW)]
+    raise UsageError(
+        f"text encoder {loaded.source!r}: {len(lacking)} of its weights are not in the file"
+        + (f" (first: {lacking[0]})" if lacking else "")
+        + (f", {len(loaded.unfit)} have another shape (first: {loaded.unfit[0]})" if loaded.unfit else "")
+        + f", and {len(loaded.left_over)} there are not the encoder's"
+        + (f" (first: {loaded.left_over[0]})" if loaded.left_over else "")
+        + f"; {loaded.share:.2f} of the tensors fit, init_share={share:g} is asked for. Give the folder or name that "
+        "belongs to this kind of model, or lower init_share"
+    )
 
 
 def _random(config: Mapping[str, Any], tokenizer: Tokenizer) -> Any:
