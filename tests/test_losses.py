@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from atr.errors import UsageError
 from atr.config import build, compose_config
+from atr.errors import UsageError
 from atr.losses import InfoNCE, SigmoidLoss, ids_of, info_nce, same_pairs, sigmoid_loss
 from atr.types import Batch, Embeddings
 

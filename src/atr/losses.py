@@ -57,6 +57,14 @@ class Pairs(NamedTuple):
     first: int  # the caption that belongs to the first clip
     chunk: int | None  # clips compared at once; None: all
 
+    def own(self, of_all: Tensor) -> Tensor:
+        """`(B, …)` -> `(b, …)`: what belongs to this rank's clips."""
+        return of_all[self.first : self.first + len(self.audio)]
+
+    def cosine(self) -> Tensor:
+        """Of each clip and its own caption, `(b,)`."""
+        return (self.audio * self.own(self.text)).sum(dim=1)
+
     def blocks(self, compare: Callable[..., Any]) -> list[Any]:
         """`compare(audio, excluded(), first)` of `chunk` clips at a time; each is computed again for its gradient."""
 
@@ -77,25 +85,25 @@ class Pairs(NamedTuple):
 def info_nce_rows(pairs: Pairs, log_scale: Tensor) -> Tensor:
     """What each clip and its caption add to `info_nce`, `(b,)`: the mean over all ranks is the loss."""
 
-    def compare(audio: Tensor, excluded: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
-        logits = (log_scale.exp() * audio @ pairs.text.T).masked_fill(excluded, LOWEST)
-        return logits.logsumexp(1), logits.logsumexp(0), logits.diagonal(first).clone()  # a view would hold them all
+    def compare(audio: Tensor, excluded: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        logits = (log_scale.exp() * audio @ pairs.text.T).masked_fill_(excluded, LOWEST)
+        return logits.logsumexp(1), logits.logsumexp(0)
 
-    rows, columns, own = zip(*pairs.blocks(compare), strict=True)
+    rows, columns = zip(*pairs.blocks(compare), strict=True)
     column = gather(torch.stack(columns).logsumexp(0).unsqueeze(0)).logsumexp(0)  # (B,), from each rank's part of it
-    return (torch.cat(rows) + column[pairs.first : pairs.first + len(pairs.audio)]) / 2 - torch.cat(own)
+    return (torch.cat(rows) + pairs.own(column)) / 2 - log_scale.exp() * pairs.cosine()
 
 
 def sigmoid_rows(pairs: Pairs, log_scale: Tensor, bias: Tensor) -> Tensor:
-    """What each clip adds to `sigmoid_loss`, `(b,)`: the mean over all ranks is the loss."""
+    """What each clip adds to `sigmoid_loss`, `(b,)`: the mean over all ranks is the loss.
+
+    Every pair as no match; and then, for the one that is, log(1 + e^x) - x = log(1 + e^-x).
+    """
 
     def compare(audio: Tensor, excluded: Tensor, first: int) -> Tensor:
-        logits = log_scale.exp() * audio @ pairs.text.T + bias
-        sign = torch.full_like(logits, -1.0)
-        sign.diagonal(first).fill_(1.0)
-        return -(F.logsigmoid(sign * logits) * ~excluded).sum(dim=1)
+        return F.softplus((log_scale.exp() * audio @ pairs.text.T + bias).masked_fill_(excluded, LOWEST)).sum(dim=1)
 
-    return torch.cat(pairs.blocks(compare))
+    return torch.cat(pairs.blocks(compare)) - (log_scale.exp() * pairs.cosine() + bias)
 
 
 def recall_rows(pairs: Pairs) -> tuple[Tensor, Tensor]:
@@ -109,8 +117,8 @@ def recall_rows(pairs: Pairs) -> tuple[Tensor, Tensor]:
     nearest, values, clips = zip(*pairs.blocks(compare), strict=True)
     of_ranks = gather(torch.stack(values)), gather(torch.stack(clips))  # (blocks, B)
     clip = of_ranks[1].gather(0, of_ranks[0].argmax(dim=0, keepdim=True)).squeeze(0)
-    own = torch.arange(len(pairs.audio), device=clip.device) + pairs.first
-    return clip[own] == own, torch.cat(nearest) == own
+    own = pairs.own(torch.arange(len(pairs.text), device=clip.device))
+    return pairs.own(clip) == own, torch.cat(nearest) == own
 
 
 def same_pairs(ids: Tensor, ids_of_all: Tensor, first: int = 0) -> Tensor:

@@ -1,5 +1,8 @@
 """A batch in parts: the gradients of the whole one, or of a slow two-pass version where chance plays a role."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from hydra.utils import instantiate
@@ -13,7 +16,7 @@ from atr.models.clap import Clap
 from atr.shards.write import write_shards
 from atr.tasks.parts import encode_in_parts
 from atr.types import Batch, Embeddings
-from tests.conftest import make_clips
+from tests.conftest import TINY, make_clips
 from tests.memory import memory_of
 
 CALM = ["model.audio.drop_path=0", "model.audio.spec_augment=null", "+model.text.config.hidden_dropout_prob=0",
@@ -195,6 +198,19 @@ def test_two_processes_in_parts_give_the_gradients_of_the_whole_batch(setup, tmp
     for rank in range(2):
         for size, found in torch.load(tmp_path / f"{rank}.pt", weights_only=True).items():
             assert furthest(found, whole) < 1e-5, size
+
+
+def test_lightning_trains_two_processes_in_parts_and_blocks(tiny, tmp_path):
+    """DDP stops at the second step when a parameter got no gradient in the first."""
+    overrides = [*TINY, f"run_dir={tmp_path}/run", f"data.train=[{tiny.shards}]", "data.test=[]", "data.batch_size=8",
+                 "data.num_workers=0", "trainer.max_epochs=2", "trainer.accelerator=cpu", "trainer.devices=2",
+                 "trainer.strategy=ddp", "trainer.precision=32-true", "schedule.warmup_steps=2", "augment=none",
+                 "evaluation.monitor=null", "micro_batch=3", "loss.chunk=3"]  # fmt: skip
+    command = [sys.executable, "-m", "atr", "train", *overrides]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert int(state["model.audio.mel_norm.num_batches_tracked"]) == 2 * 2 * 2  # two epochs of two steps of two parts
 
 
 @pytest.mark.parametrize("value", ["0", "-2", "1.5", "half"])
