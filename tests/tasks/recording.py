@@ -1,6 +1,7 @@
 """A short run with a callback that writes down its weights, for the tests of freezing and averaging."""
 
 import pytorch_lightning as pl
+import torch
 
 from atr import experiment
 from atr.experiment import train
@@ -58,10 +59,14 @@ class Runs:
 
     def __init__(self, tiny, tmp_path, monkeypatch):
         self.tiny, self.tmp_path, self.monkeypatch = tiny, tmp_path, monkeypatch
+        self.records = []
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two threads wait for each other on a busy machine
+        torch.set_num_threads(1)
         write_shards(make_clips(tmp_path / "few", 4), tmp_path / "validation", codec="flac")
 
     def __call__(self, name, *overrides, folder=None, callbacks=()):
         record = Record(folder)
+        self.records.append(record)
 
         def recorded(*arguments):
             trainer = build_trainer(*arguments)
@@ -73,5 +78,5 @@ class Runs:
             f"run_dir={self.tmp_path / name}", "data.test=[]", "trainer.max_epochs=3", "optimizer=adamw",
             "optimizer.lr=1e-2", "trainer.enable_progress_bar=false", *overrides,
         )  # fmt: skip
-        self.numbers = train(cfg)
+        train(cfg)
         return record
