@@ -1,24 +1,29 @@
 """Runs the real `train(cfg)` and writes down every batch it trained; `test_kill.py` kills it.
 
-Lightning starts further ranks as this script again, with the same argument: a json with `overrides`, `record` (path
-without suffix) and `park_after` (a step, or null). A parked process waits to be killed, at the beginning of the next
-batch; otherwise it trains to the end.
+Its argument is a json with `overrides`, `record` (path without suffix), `park_after` (a step, or null) and
+`park_writing` (a step and a place of `PLACES`, or null). A parked process waits to be killed, at the beginning of the
+next batch or while it writes the step's checkpoint; otherwise it trains to the end.
 """
 
+import faulthandler
 import hashlib
+import io
 import json
+import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from atr import experiment
 from atr.config import compose_config
 from atr.launch import quiet
 from atr.types import Batch
 
+PLACES = ["within", "before names", "between names"]
 build_trainer = experiment.build_trainer
 
 
@@ -59,8 +64,51 @@ def digests(batch: Batch) -> list[str]:
     return found
 
 
-def main() -> None:
-    given = json.loads(Path(sys.argv[1]).read_text())
+def park_writing(record: str, step: int, place: str) -> None:
+    """The first checkpoint of a step gets stuck."""
+    save, replace, current = torch.save, Path.replace, 0
+
+    def park() -> None:
+        Path(f"{record}.0.parked").touch()
+        time.sleep(600)
+
+    def saving(content: dict[str, Any], file: Any) -> None:
+        nonlocal current
+        current = content["global_step"]
+        if current == step and place == "within":
+            whole = io.BytesIO()
+            save(content, whole)
+            file.write(whole.getvalue()[: len(whole.getvalue()) // 2])
+            file.flush()
+            park()
+        save(content, file)
+
+    def naming(self: Path, target: Path) -> Path:
+        names = {"before names": "checkpoint.part", "between names": "weights.part"}
+        if current == step and self.name == names.get(place):
+            park()
+        return replace(self, target)
+
+    torch.save, Path.replace = saving, naming
+
+
+def run(path: str, output: str, rank: int, ranks: int, port: int) -> None:
+    """As a process of its own group, started as torchrun starts one of several ranks."""
+    os.setsid()
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    faulthandler.enable()
+    if ranks > 1:
+        os.environ |= {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
+            "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "kill",
+        }  # fmt: skip
+    main(path)
+
+
+def main(path: str) -> None:
+    given = json.loads(Path(path).read_text())
 
     def recorded(*arguments: Any) -> pl.Trainer:
         trainer = build_trainer(*arguments)
@@ -68,9 +116,11 @@ def main() -> None:
         return trainer
 
     experiment.build_trainer = recorded
+    if given["park_writing"]:
+        park_writing(given["record"], *given["park_writing"])
     quiet()
     experiment.train(compose_config(given["overrides"]))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

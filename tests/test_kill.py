@@ -6,27 +6,29 @@ and SpecAugment on, 3 epochs of 8 steps. The whole process group is killed: rank
 
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from atr import experiment
-from atr.checkpoint import newest_checkpoint
+from atr.checkpoint import newest_checkpoint, read_checkpoint
 from atr.config import compose_config
 from atr.experiment import build_trainer, train
 from atr.pipeline.dataset import TrainingDataset
 from atr.shards.write import write_shards
 from atr.tasks import contrastive
-from tests.conftest import ROOT, TINY, make_clips
-from tests.kill_child import Record
+from tests import kill_child
+from tests.conftest import TINY, make_clips
+from tests.kill_child import PLACES, Record
 
 STEPS_OF_EPOCH, STEPS = 8, 24
 BATCH = 4
@@ -50,45 +52,31 @@ class Runs:
             "checkpoint.every_n_steps=1", *more,
         ]  # fmt: skip
 
-    def start(self, name: str, *more: str, park_after: int | None = None) -> subprocess.Popen:
-        given = self.folder / f"{name}.json"
-        record = str(self.folder / name)
-        given.write_text(
-            json.dumps({"overrides": self.overrides(name, *more), "record": record, "park_after": park_after})
-        )
-        with (self.folder / f"{name}.txt").open("w") as output:
-            return subprocess.Popen(
-                [sys.executable, str(ROOT / "tests" / "kill_child.py"), str(given)],
-                stdout=output, stderr=output, start_new_session=True,
-                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"},
-            )  # fmt: skip
+    def start(self, name: str, *more: str, park_after: int | None = None, park_writing: Any = None) -> "Ranks":
+        given, record = self.folder / f"{name}.json", str(self.folder / name)
+        values = {"overrides": self.overrides(name, *more), "record": record}
+        given.write_text(json.dumps(values | {"park_after": park_after, "park_writing": park_writing}))
+        return Ranks(given, self.folder / f"{name}.txt", self.ranks)
 
     def whole(self, name: str, *more: str) -> None:
         """Runs to the end."""
-        process = self.start(name, *more)
-        try:
-            assert process.wait(timeout=300) == 0, (self.folder / f"{name}.txt").read_text()[-3000:]
-        finally:
-            kill(process)
+        with self.start(name, *more) as ranks:
+            assert ranks.wait(300) == [0] * self.ranks, (self.folder / f"{name}.txt").read_text()[-3000:]
 
-    def killed(self, name: str, *more: str, after: int) -> None:
-        """Kills a run that waits between step `after` and the next."""
-        process = self.start(name, *more, park_after=after)
-        parked = [self.folder / f"{name}.{rank}.parked" for rank in range(self.ranks)]
-        self.kill_when(process, name, lambda: all(path.exists() for path in parked))
+    def killed(self, name: str, *more: str, after: int | None = None, writing: tuple[int, str] | None = None) -> None:
+        """Kills a run that waits between step `after` and the next, or while it is writing a step's checkpoint."""
+        parked = [self.folder / f"{name}.{rank}.parked" for rank in range(self.ranks if after else 1)]
+        with self.start(name, *more, park_after=after, park_writing=writing) as ranks:
+            self.wait_until(ranks, name, lambda: all(path.exists() for path in parked))
 
-    def kill_when(self, process: subprocess.Popen, name: str, due: Callable[[], bool]) -> None:
-        try:
-            deadline = time.monotonic() + 120
-            while not due():
-                if process.poll() is not None or time.monotonic() > deadline:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(process.pid, signal.SIGABRT)  # each process says where it hangs
-                    time.sleep(2)
-                    pytest.fail((self.folder / f"{name}.txt").read_text()[-20_000:])
-                time.sleep(0.02)
-        finally:
-            kill(process)
+    def wait_until(self, ranks: "Ranks", name: str, due: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 120
+        while not due():
+            if ranks.wait(0) != [None] * self.ranks or time.monotonic() > deadline:
+                ranks.kill(signal.SIGABRT)  # each process says where it hangs
+                time.sleep(2)
+                pytest.fail((self.folder / f"{name}.txt").read_text()[-20_000:])
+            time.sleep(0.02)
 
     def lines(self, name: str, rank: int = 0) -> list[dict]:
         """What a rank wrote down, without a line that the kill cut off."""
@@ -115,10 +103,41 @@ class Runs:
         return torch.load(self.folder / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
-def kill(process: subprocess.Popen) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it has ended
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait(timeout=60)
+class Ranks:
+    """The processes of a run, each forked from one that has imported everything; all are killed in the end."""
+
+    def __init__(self, given: Path, output: Path, ranks: int) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["tests.kill_child"])
+        with pytest.MonkeyPatch.context() as patch, socket.socket() as free:
+            patch.setenv("OMP_NUM_THREADS", "1")  # from the first one on, for all
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+            self.processes = [
+                context.Process(target=kill_child.run, args=(str(given), str(output), rank, ranks, port))
+                for rank in range(ranks)
+            ]
+            for process in self.processes:
+                process.start()
+
+    def __enter__(self) -> "Ranks":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill(signal.SIGKILL)
+        self.wait(60)
+
+    def kill(self, number: int) -> None:
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.killpg(process.pid, number)
+
+    def wait(self, seconds: float) -> list[int | None]:
+        """The exit statuses; None for a process that has not ended."""
+        deadline = time.monotonic() + seconds
+        for process in self.processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+        return [process.exitcode for process in self.processes]
 
 
 @pytest.fixture(scope="session")
@@ -174,8 +193,8 @@ def test_a_run_killed_at_any_moment_loses_at_most_so_many_steps(tmp_path, thirty
     """Not parked: the kill comes when it comes, perhaps while a checkpoint is being written."""
     runs = Runs(tmp_path / "runs", thirty_four_clips, workers=2)
     settings = ["checkpoint.every_n_steps=3", "checkpoint.every_n_epochs=100"]
-    process = runs.start("first", *settings)
-    runs.kill_when(process, "first", lambda: len(runs.lines("first")) >= 11)
+    with runs.start("first", *settings) as ranks:
+        runs.wait_until(ranks, "first", lambda: len(runs.lines("first")) >= 11)
     killed_after = runs.steps("first")[-1]
     path = runs.folder / "first" / "checkpoints" / "last.ckpt"
     assert newest_checkpoint(runs.folder) == path
@@ -184,6 +203,37 @@ def test_a_run_killed_at_any_moment_loses_at_most_so_many_steps(tmp_path, thirty
     runs.whole("second", *settings, "resume=auto")
     check_part(runs, "second", saved + 1, STEPS, uninterrupted)
     check_end(runs, "second", uninterrupted)
+
+
+def test_a_run_killed_while_it_writes_goes_on_from_the_checkpoint_before(tmp_path, thirty_four_clips, uninterrupted):
+    """Two kills of one run: in the middle of the bytes, and, going on, with all bytes there but not the names."""
+    runs = Runs(tmp_path / "runs", thirty_four_clips)
+    check_killed_while_writing(runs, [(6, "within"), (7, "before names")], uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", PLACES)
+def test_a_run_killed_while_it_writes_in_each_epoch_goes_on_exactly(place, tmp_path, thirty_four_clips, uninterrupted):
+    """In mid-epoch, at the end of an epoch, in an epoch's first step, and in the last step."""
+    runs = Runs(tmp_path / "runs", thirty_four_clips, workers=2)
+    check_killed_while_writing(runs, [(step, place) for step in (3, 8, 9, 15, STEPS)], uninterrupted)
+
+
+def check_killed_while_writing(runs: Runs, kills: list[tuple[int, str]], uninterrupted: Callable[[int], Runs]) -> None:
+    done, resume = 0, []
+    for step, place in kills:
+        name = f"until{step}"
+        runs.killed(name, *resume, writing=(step, place))
+        check_part(runs, name, done + 1, step, uninterrupted)
+        parts = list((runs.folder / name / "checkpoints").glob("*.part"))
+        assert len(parts) == {"within": 1, "before names": 2, "between names": 1}[place]
+        done, resume = step if place == "between names" else step - 1, ["resume=auto"]
+        found = newest_checkpoint(runs.folder)
+        assert found is not None and read_checkpoint(found).step == done
+    runs.whole("last", *resume)
+    check_part(runs, "last", done + 1, STEPS, uninterrupted)
+    check_end(runs, "last", uninterrupted)
+    assert list(runs.folder.glob("*/checkpoints/*.part")) == []  # nothing piles up
 
 
 def test_ranks_form_the_same_global_batches_and_epochs_differ(uninterrupted):

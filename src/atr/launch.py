@@ -91,6 +91,7 @@ def quiet() -> None:
         (".*Total length of `list`.*", Warning),
         (".*Experiment logs directory.*", Warning),
         (".*The dirpath has changed.*", Warning),
+        (".*your dataloader is not resumable.*", Warning),
     ]
     for pattern, category in patterns:
         warnings.filterwarnings("ignore", message=pattern, category=category)

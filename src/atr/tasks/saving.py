@@ -34,7 +34,7 @@ class SaveEverySteps(Callback):
     ) -> None:
         """Saves once for a step, as several batches may make one."""
         if trainer.global_step % self.steps == 0 and trainer.global_step != self._saved:
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)
             self._saved = trainer.global_step
 
 
@@ -122,7 +122,7 @@ class SaveWhenStopped(Callback):
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, WeightAveraging):
                     callback.on_validation_epoch_end(trainer, module)
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
 
 
 class KeepBest(Checkpoint):
@@ -156,6 +156,7 @@ class KeepBest(Checkpoint):
         """
         if trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        self._go_on(trainer)  # this may be a validation before the first step
         numbers = trainer.callback_metrics
         if self.monitor not in numbers:
             names = sorted(name for name in numbers if name.startswith("validation/") and "/recall/" not in name)
@@ -170,17 +171,14 @@ class KeepBest(Checkpoint):
         self.kept = [*before[:place], (score, trainer.global_step), *before[place:]][: self.keep]
         if place == 0 and len(self.kept) > 1 and trainer.is_global_zero:
             self._link(self.folder / "best.ckpt", self._path(1))
-        trainer.save_checkpoint(self._path(place))
+        trainer.save_checkpoint(self._path(place), weights_only=False)
         for dropped in before[1:]:
             if dropped not in self.kept:
                 trainer.strategy.remove_checkpoint(self._second(*dropped))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Brings the best ones of the run before into this folder."""
-        if self._from is not None:
-            found = self._bring() if trainer.is_global_zero else []
-            self.kept = trainer.strategy.broadcast(found)
-            self._from = None
+        """Brings the best ones of the run before into this folder, so that they are there if no better one comes."""
+        self._go_on(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """What is kept, and where."""
@@ -191,6 +189,11 @@ class KeepBest(Checkpoint):
         if state_dict["monitor"] == self.monitor:
             self.kept = [(float(score), int(step)) for score, step in state_dict["kept"]][: self.keep]
             self._from = Path(state_dict["folder"])
+
+    def _go_on(self, trainer: pl.Trainer) -> None:
+        if self._from is not None:
+            self.kept = trainer.strategy.broadcast(self._bring() if trainer.is_global_zero else [])
+            self._from = None
 
     def _bring(self) -> list[tuple[float, int]]:
         """Links the files of `kept` from the folder before; returns those that were found."""

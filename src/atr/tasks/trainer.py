@@ -89,7 +89,7 @@ def fit(trainer: pl.Trainer, task: ContrastiveTask, data: AudioTextData, folder:
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     with listener.listening():
         trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
-        trainer.save_checkpoint(folder / "last.ckpt")
+        trainer.save_checkpoint(folder / "last.ckpt", weights_only=False)
     if listener.received is not None:  # in the last step or after it; the evaluation is left to the run that goes on
         raise Interrupted(listener.received, folder / "last.ckpt", trainer.global_step)
 
