@@ -16,7 +16,7 @@ from atr.errors import AtrError, UsageError
 from atr.models.clap import Clap
 from atr.pipeline.datamodule import AudioTextData
 from atr.shards.forks import available_processors
-from atr.tasks.callbacks import CountBad, SaveEverySteps, SaveWhenStopped, StepProgress
+from atr.tasks.callbacks import SaveEverySteps, SaveWhenStopped, StepProgress
 from atr.tasks.contrastive import ContrastiveTask
 from atr.tasks.resume import WholeFiles
 
@@ -29,15 +29,15 @@ class Interrupted(AtrError):
         self.path = path
 
 
-def build_trainer(cfg: DictConfig, run_dir: Path, count_bad: CountBad) -> pl.Trainer:
-    """Lightning's trainer with our bar, count of bad clips, checkpoints, and always `metrics.csv`."""
+def build_trainer(cfg: DictConfig, run_dir: Path, *own: pl.Callback) -> pl.Trainer:
+    """Lightning's trainer with the run's `own` callbacks, our bar, checkpoints, and always `metrics.csv`."""
     arguments: Any = OmegaConf.to_container(cfg.trainer)
     on_gpu = arguments["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     arguments["sync_batchnorm"] = arguments["sync_batchnorm"] and on_gpu  # SyncBatchNorm refuses a CPU
     arguments["precision"] = arguments["precision"] or best_precision(arguments["accelerator"])
     folder = run_dir / "checkpoints"
     callbacks: list[pl.Callback] = [
-        count_bad,
+        *own,
         SaveWhenStopped(folder),
         ModelCheckpoint(folder, "last", enable_version_counter=False, every_n_epochs=cfg.checkpoint.every_n_epochs),
     ]
