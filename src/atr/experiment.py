@@ -23,7 +23,9 @@ from atr.shards.find import find_shards
 from atr.shards.quarantine import FILE as QUARANTINE
 from atr.shards.remote import is_remote
 from atr.tasks.callbacks import CountBad
+from atr.tasks.chance import CompareWithChance
 from atr.tasks.contrastive import ContrastiveTask
+from atr.tasks.finite import RefuseNonFinite
 from atr.tasks.resume import check_same_data, find_resume
 from atr.tasks.trainer import build_trainer, check_saving, fit, share_processors, trained_model
 
@@ -68,7 +70,9 @@ def train(cfg: DictConfig) -> dict[str, float]:
         build(cfg.parameters),
     )  # fmt: skip
     ledgers = {name: data.ledger(name, cfg.bad_samples) for name in ("train", "validation")}
-    trainer = build_trainer(cfg, run_dir, CountBad(ledgers["train"], ledgers["validation"]))
+    fresh = not (towers["audio_projection"].source or towers["text_projection"].source)
+    chance, finite = watchers(cfg, run_dir, fresh)
+    trainer = build_trainer(cfg, run_dir, CountBad(ledgers["train"], ledgers["validation"]), chance, finite)
     share_processors(trainer, data.num_workers)
     say(trainer, opening(cfg, model, data, trainer))
     say(trainer, report(towers, run_dir))
@@ -83,10 +87,23 @@ def train(cfg: DictConfig) -> dict[str, float]:
     remarks = [f"{name}: {line}" for name, ledger in ledgers.items() for line in ledger.lines()]
     for remark in remarks:
         say(trainer, remark)
-    remarks = leaks + remarks
+    remarks = leaks + remarks + chance.remarks + finite.remarks
     if "test" not in data.sets or not trainer.is_global_zero or cfg.trainer.fast_dev_run:
         return {}
     return finish(cfg, trained_model(trainer, model), data, run_dir, remarks, trainer.loggers)
+
+
+def watchers(cfg: DictConfig, run_dir: Path, fresh: bool) -> tuple[CompareWithChance, RefuseNonFinite]:
+    """What looks at the loss, as `cfg.watch` says.
+
+    Args:
+        fresh: the projections have random weights.
+    """
+    watch, warmup_steps = cfg.watch, cfg.schedule.get("warmup_steps", 0)
+    return (
+        CompareWithChance(watch.initial_loss, watch.stuck_steps, watch.stuck_loss, fresh, warmup_steps),
+        RefuseNonFinite(run_dir, watch.non_finite, watch.most_skips),
+    )
 
 
 def check_values(cfg: DictConfig) -> None:

@@ -17,20 +17,20 @@ from atr.models.clap import Clap
 from atr.pipeline.datamodule import AudioTextData
 from atr.shards.forks import available_processors
 from atr.tasks.averaging import WeightAverage
-from atr.tasks.callbacks import CountBad, StepProgress
+from atr.tasks.callbacks import StepProgress
 from atr.tasks.contrastive import ContrastiveTask
 from atr.tasks.files import WholeFiles
 from atr.tasks.saving import KeepBest, SaveEverySteps, SaveWhenStopped
 from atr.tasks.stopping import Interrupted
 
 
-def build_trainer(cfg: DictConfig, run_dir: Path, count_bad: CountBad) -> pl.Trainer:
-    """Lightning's trainer with our bar, count of bad clips, checkpoints, and always `metrics.csv`."""
+def build_trainer(cfg: DictConfig, run_dir: Path, *own: pl.Callback) -> pl.Trainer:
+    """Lightning's trainer with the run's `own` callbacks, our bar, checkpoints, and always `metrics.csv`."""
     arguments: Any = OmegaConf.to_container(cfg.trainer)
     arguments["precision"] = arguments["precision"] or best_precision(arguments["accelerator"])
     folder = run_dir / "checkpoints"
     callbacks: list[pl.Callback] = [
-        count_bad,
+        *own,
         SaveWhenStopped(folder),
     ]
     if cfg.ema is not None:
