@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from atr.checkpoint import build_model, describe, read_checkpoint
 from atr.config import build, missing
@@ -18,6 +19,7 @@ from atr.models.clap import Clap
 from atr.pipeline.datamodule import AudioTextData, by_corpus
 from atr.pipeline.ledger import list_bad
 from atr.provenance import data_hashes, environment
+from atr.ranks import leave_group, of_first_rank
 from atr.shards.find import find_shards
 from atr.shards.quarantine import FILE as QUARANTINE
 from atr.shards.remote import is_remote
@@ -41,12 +43,15 @@ def train(cfg: DictConfig) -> dict[str, float]:
         raise UsageError(f"experiment={cfg.name} needs a value for: {', '.join(unset)} (e.g. {unset[0]}=…)")
     if cfg.run_dir is None:
         raise UsageError("run_dir is null; name the folder of the run")
+    cfg.run_dir = of_first_rank(str(cfg.run_dir))
     OmegaConf.resolve(cfg)
     OmegaConf.set_readonly(cfg, True)
     check_templates(cfg.evaluation.templates)
     check_values(cfg)
     run_dir = Path(cfg.run_dir)
     resume = find_resume(cfg)
+    if resume is not None:
+        resume = Path(of_first_rank(str(resume)))
     check_folders(cfg)
     torch.manual_seed(cfg.seed)  # initial weights
     model = start_from(cfg) if cfg.init else build(cfg.model)
@@ -57,9 +62,6 @@ def train(cfg: DictConfig) -> dict[str, float]:
     hashes = data_hashes(data)
     if resume is not None:
         check_same_data(resume, hashes)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
-    (run_dir / "environment.json").write_text(json.dumps(environment() | {"data": hashes}, indent=2))
     task = ContrastiveTask(
         model, build(cfg.loss), build(cfg.optimizer), build(cfg.schedule), cfg.seed,
         cfg.evaluation.templates, describe(cfg, model, data.labels(), hashes), data.corpora(),
@@ -67,6 +69,10 @@ def train(cfg: DictConfig) -> dict[str, float]:
     ledgers = {name: data.ledger(name, cfg.bad_samples) for name in ("train", "validation")}
     trainer = build_trainer(cfg, run_dir, CountBad(ledgers["train"], ledgers["validation"]))
     share_processors(trainer, data.num_workers)
+    if trainer.is_global_zero:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
+        (run_dir / "environment.json").write_text(json.dumps(environment() | {"data": hashes}, indent=2))
     say(trainer, opening(cfg, model, data, trainer))
     for line in leaks:
         say(trainer, line)
@@ -76,13 +82,14 @@ def train(cfg: DictConfig) -> dict[str, float]:
         if shards.lost:
             say(trainer, f"{name}: lost in damaged shards, {len(shards.lost)} entries:\n{list_bad(shards.lost)}")
     fit(trainer, task, data, run_dir / "checkpoints", resume)
+    leave_group(trainer)
     remarks = [f"{name}: {line}" for name, ledger in ledgers.items() for line in ledger.lines()]
     for remark in remarks:
         say(trainer, remark)
     remarks = leaks + remarks
     if "test" not in data.sets or not trainer.is_global_zero or cfg.trainer.fast_dev_run:
         return {}
-    return finish(cfg, trained_model(trainer, model), data, run_dir, remarks, trainer.loggers)
+    return finish(cfg, trained_model(trainer, model, run_dir / "checkpoints"), data, run_dir, remarks, trainer.loggers)
 
 
 def check_values(cfg: DictConfig) -> None:
@@ -150,7 +157,8 @@ def start_from(cfg: DictConfig) -> Clap:
     """The configured model with the weights of `init`; says how many tensors went where."""
     model = build_model(read_checkpoint(cfg.init), cfg.model)
     counts = {name: len(module.state_dict()) for name, module in model.named_children() if module.state_dict()}
-    print(f"init        {cfg.init}: all tensors of " + ", ".join(f"{n} ({count})" for n, count in counts.items()))
+    if rank_zero_only.rank == 0:
+        print(f"init        {cfg.init}: all tensors of " + ", ".join(f"{n} ({count})" for n, count in counts.items()))
     return model.train()
 
 

@@ -4,12 +4,14 @@ import importlib.util
 import logging
 import shlex
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from atr.config import compose_config, conf_dir, replaced
@@ -23,13 +25,10 @@ def launch(arguments: Sequence[str] | None = None) -> None:
         arguments: overrides and Hydra's own flags; those of the process when None.
     """
     arguments = replaced(sys.argv[1:] if arguments is None else arguments)
-    # Lightning starts the processes of further devices as `python -m SPEC ARGUMENTS`: this module, without the verb.
     sys.argv = [sys.argv[0], *arguments]
-    sys.modules["__main__"].__spec__ = importlib.util.find_spec("atr.launch")
     try:
         if not any(argument.startswith("-") for argument in arguments):
             compose_config(arguments)  # Hydra's own message about a mistyped key does not name the valid ones
-        quiet()
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_run)()
     except UsageError as error:
         fail(error)
@@ -41,8 +40,12 @@ def _run(cfg: DictConfig) -> None:
     from atr.experiment import train
     from atr.tasks.trainer import Interrupted
 
+    quiet()  # Lightning must have been imported
     if cfg.run_dir is None:
         cfg.run_dir = HydraConfig.get().runtime.output_dir
+        if HydraConfig.get().mode != RunMode.MULTIRUN:  # a sweep has its time in it
+            cfg.run_dir += time.strftime("/%Y-%m-%d_%H-%M-%S")
+    prepare_children(HydraConfig.get().overrides.task, cfg.run_dir)
     try:
         train(cfg)
     except Interrupted as stop:
@@ -51,6 +54,21 @@ def _run(cfg: DictConfig) -> None:
         sys.exit(0)  # a sweep ends here, too
     except AtrError as error:
         fail(error)
+
+
+def prepare_children(overrides: Sequence[str], run_dir: str) -> None:
+    """Lightning starts the processes of further devices as `python -m SPEC ARGUMENTS`: this module and this one run.
+
+    The command line itself may be a whole sweep, the verb `atr train`, or that of another launcher.
+
+    Args:
+        overrides: of this run, as typed.
+        run_dir: its folder, which another process would name by another time.
+    """
+    kept = [text for text in overrides if not text.startswith("run_dir=")]
+    quoted = run_dir.replace("\\", "\\\\").replace("'", "\\'")
+    sys.argv = [sys.argv[0], *kept, f"run_dir='{quoted}'"]
+    sys.modules["__main__"].__spec__ = importlib.util.find_spec("atr.launch")
 
 
 def fail(error: AtrError) -> None:
@@ -69,6 +87,8 @@ def quiet() -> None:
         (".*smaller than the logging interval.*", Warning),
         (".*Total length of `list`.*", Warning),
         (".*Experiment logs directory.*", Warning),
+        (".*sync_dist=True.*", Warning),  # every rank has the numbers of the whole set already
+        (".*returned a view tensor.*", Warning),  # FSDP2; nothing is done in place to what a block returns
     ]
     for pattern, category in patterns:
         warnings.filterwarnings("ignore", message=pattern, category=category)

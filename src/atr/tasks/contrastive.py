@@ -18,6 +18,7 @@ from atr.models.clap import Clap
 from atr.optim import WarmupCosine, parameter_groups
 from atr.pipeline.collate import ids
 from atr.tasks.resume import rewind
+from atr.tasks.sharding import gather_weights, release_weights, shard
 from atr.types import Batch
 
 
@@ -53,6 +54,11 @@ class ContrastiveTask(pl.LightningModule):
         self.corpora = dict(zip(corpora, ids(corpora).tolist(), strict=True)) if len(corpora) > 1 else {}
         self._parts: list[Part] = []
 
+    def configure_model(self) -> None:
+        """Under FSDP2, shards the weights before the optimizer is made."""
+        if self.device_mesh is not None:
+            shard(self.model, self.loss, self.device_mesh["data_parallel"])
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Dropout, DropPath and SpecAugment depend on (seed, step, rank, batch within the step) only."""
         part = batch_idx % self.trainer.accumulate_grad_batches if self._trainer else 0
@@ -82,6 +88,14 @@ class ContrastiveTask(pl.LightningModule):
         """Steps, and keeps the logit scale in its range; at once, as a checkpoint may be written right after it."""
         super().optimizer_step(*arguments, **named)
         self.loss.clamp()
+
+    def on_validation_start(self) -> None:
+        """Under FSDP2: the ranks encode different numbers of batches."""
+        gather_weights(self.model)
+
+    def on_validation_end(self) -> None:
+        """Under FSDP2: shards again."""
+        release_weights(self.model)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Encodes a batch; the numbers need the whole set."""

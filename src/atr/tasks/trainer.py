@@ -15,10 +15,12 @@ from atr.config import build
 from atr.errors import AtrError, UsageError
 from atr.models.clap import Clap
 from atr.pipeline.datamodule import AudioTextData
+from atr.ranks import check_started
 from atr.shards.forks import available_processors
 from atr.tasks.callbacks import CountBad, SaveEverySteps, SaveWhenStopped, StepProgress
 from atr.tasks.contrastive import ContrastiveTask
-from atr.tasks.resume import WholeFiles
+from atr.tasks.resume import WholeFiles, rewind
+from atr.tasks.sharding import is_sharded
 
 
 class Interrupted(AtrError):
@@ -35,6 +37,8 @@ def build_trainer(cfg: DictConfig, run_dir: Path, count_bad: CountBad) -> pl.Tra
     on_gpu = arguments["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     arguments["sync_batchnorm"] = arguments["sync_batchnorm"] and on_gpu  # SyncBatchNorm refuses a CPU
     arguments["precision"] = arguments["precision"] or best_precision(arguments["accelerator"])
+    if isinstance(arguments["strategy"], dict):  # a class of its own, as in trainer=fsdp2
+        arguments["strategy"] = build(cfg.trainer.strategy)
     folder = run_dir / "checkpoints"
     callbacks: list[pl.Callback] = [
         count_bad,
@@ -53,20 +57,25 @@ def build_trainer(cfg: DictConfig, run_dir: Path, count_bad: CountBad) -> pl.Tra
     loggers: list[Logger] = [build(cfg.logger)]
     if not isinstance(loggers[0], CSVLogger):
         loggers.append(CSVLogger(run_dir, name="", version=""))  # the report's curves
-    return pl.Trainer(
+    trainer = pl.Trainer(
         **arguments, logger=loggers, callbacks=callbacks, use_distributed_sampler=False,
         default_root_dir=run_dir, plugins=[WholeFiles()],
     )  # fmt: skip
+    check_started(trainer.num_devices, trainer.num_nodes)
+    return trainer
 
 
 def share_processors(trainer: pl.Trainer, num_workers: int) -> None:
     """On a CPU: as many threads as the loader's workers leave processors, as contended ones wait for each other."""
     if trainer.strategy.root_device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (available_processors() - num_workers) // trainer.world_size))
+        torch.set_num_threads(max(1, (available_processors() - num_workers) // trainer.num_devices))
 
 
 def fit(trainer: pl.Trainer, task: ContrastiveTask, data: AudioTextData, folder: Path, resume: Path | None) -> None:
     """`trainer.fit`, then `last.ckpt` in `folder`; Ctrl-C becomes `Interrupted`."""
+    if resume is not None:  # FSDP2 loads a checkpoint when the loader is made already
+        state = torch.load(resume, map_location="cpu", mmap=True, weights_only=True)
+        data.resume_at = rewind(state, trainer.accumulate_grad_batches)
     try:
         trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     except SystemExit as stop:  # Lightning's answer to Ctrl-C
@@ -85,7 +94,10 @@ def best_precision(accelerator: str) -> str:
     return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
 
 
-def trained_model(trainer: pl.Trainer, model: Clap) -> Clap:
+def trained_model(trainer: pl.Trainer, model: Clap, folder: Path) -> Clap:
     """The best checkpoint's model by the monitored number, or the model as training left it."""
-    paths = [c.best_model_path for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
-    return build_model(read_checkpoint(paths[0])) if paths and paths[0] else model
+    checkpoints = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    for best in checkpoints:
+        if best.monitor and best.best_model_path:
+            return build_model(read_checkpoint(best.best_model_path))
+    return build_model(read_checkpoint(folder / "last.ckpt")) if is_sharded(model) else model
