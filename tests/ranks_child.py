@@ -1,8 +1,9 @@
 """Runs the real `train(cfg)`, several times; started by torchrun from `tasks/test_sharding.py`, which compares numbers.
 
-Argument: a json, a list of runs: `overrides`; `record`, a path for the losses of the steps, each the mean of the ranks'
-own; `keep`, a step before which the state is saved to `record` + .ckpt; `alone`: a control in which each rank compares
-its own rows only. The mel norm's statistics are frozen, because they would be those of a rank's own clips.
+Argument: a json, a list of runs, the last of which is `scale_gradient`'s: `overrides`; `record`, a path for the losses
+of the steps, each the mean of the ranks' own; `keep`, a step before which the state is saved to `record` + .ckpt;
+`alone`: a control in which each rank compares its own rows only. The mel norm's statistics are frozen, because they
+would be those of a rank's own clips.
 """
 
 import json
@@ -13,10 +14,12 @@ from unittest import mock
 
 import pytorch_lightning as pl
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
 
 from atr import experiment
-from atr.config import compose_config
+from atr.config import build, compose_config
 from atr.launch import quiet
+from atr.tasks.sharding import shard
 from atr.types import Batch
 
 
@@ -60,7 +63,18 @@ def run(overrides: list[str], record: str, keep: int | None = None, alone: bool 
         experiment.train(compose_config(overrides))
 
 
+def scale_gradient(overrides: list[str], record: str) -> None:
+    """Writes down the gradient of the logit scale where rank r's own is r + 1."""
+    cfg = compose_config(overrides)
+    model, loss = build(cfg.model), build(cfg.loss)
+    shard(model, loss, init_device_mesh("cpu", (dist.get_world_size(),)))
+    (loss.logit_scale * (dist.get_rank() + 1)).backward()
+    Path(f"{record}.{dist.get_rank()}").write_text(str(loss.logit_scale.grad.item()))
+
+
 if __name__ == "__main__":
     quiet()
-    for one in json.loads(Path(sys.argv[1]).read_text()):
-        run(**one)
+    *plans, last = json.loads(Path(sys.argv[1]).read_text())
+    for plan in plans:
+        run(**plan)
+    scale_gradient(**last)

@@ -157,8 +157,8 @@ def start_from(cfg: DictConfig) -> Clap:
     """The configured model with the weights of `init`; says how many tensors went where."""
     model = build_model(read_checkpoint(cfg.init), cfg.model)
     counts = {name: len(module.state_dict()) for name, module in model.named_children() if module.state_dict()}
-    if rank_zero_only.rank == 0:
-        print(f"init        {cfg.init}: all tensors of " + ", ".join(f"{n} ({count})" for n, count in counts.items()))
+    counted = ", ".join(f"{name} ({count})" for name, count in counts.items())
+    rank_zero_only(print)(f"init        {cfg.init}: all tensors of {counted}")
     return model.train()
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import re
 import shlex
 import sys
 import time
@@ -27,6 +28,7 @@ def launch(arguments: Sequence[str] | None = None) -> None:
     arguments = replaced(sys.argv[1:] if arguments is None else arguments)
     sys.argv = [sys.argv[0], *arguments]
     try:
+        check_launcher(arguments)
         if not any(argument.startswith("-") for argument in arguments):
             compose_config(arguments)  # Hydra's own message about a mistyped key does not name the valid ones
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_run)()
@@ -56,6 +58,19 @@ def _run(cfg: DictConfig) -> None:
         fail(error)
 
 
+def check_launcher(arguments: Sequence[str]) -> None:
+    """Refuses a launcher that Hydra would not use or could not find.
+
+    Raises:
+        UsageError: it is chosen without -m, or what it needs is not installed.
+    """
+    for chosen in (text for text in arguments if text.startswith("hydra/launcher=")):
+        if not any(text.startswith("-") for text in arguments):
+            raise UsageError(f"{chosen} starts the runs of a sweep only, also of one run: put -m before it")
+        if chosen.endswith(("slurm", "submitit_local")) and importlib.util.find_spec("submitit") is None:
+            raise UsageError(f'{chosen} needs `pip install "atr[slurm]"`')
+
+
 def prepare_children(overrides: Sequence[str], run_dir: str) -> None:
     """Lightning starts the processes of further devices as `python -m SPEC ARGUMENTS`: this module and this one run.
 
@@ -66,7 +81,8 @@ def prepare_children(overrides: Sequence[str], run_dir: str) -> None:
         run_dir: its folder, which another process would name by another time.
     """
     kept = [text for text in overrides if not text.startswith("run_dir=")]
-    quoted = run_dir.replace("\\", "\\\\").replace("'", "\\'")
+    # Hydra's quoting: a quote is escaped, and backslashes only before a quote.
+    quoted = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), run_dir)
     sys.argv = [sys.argv[0], *kept, f"run_dir='{quoted}'"]
     sys.modules["__main__"].__spec__ = importlib.util.find_spec("atr.launch")
 

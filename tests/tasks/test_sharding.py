@@ -44,10 +44,10 @@ class Runs:
     def plan(self, name: str, devices: int, *overrides: str, **more: object) -> dict:
         own = [
             *overrides, *TINY, *QUIET_MODEL, f"run_dir={self.folder / name}", f"data.train=[{self.folder / 'shards'}]",
-            f"data.validation=[{self.folder / 'validation'}]", "data.test=[]", "data.batch_size=8", "data.num_workers=0",
-            "trainer.max_epochs=2", "trainer.accelerator=cpu", f"trainer.devices={devices}", "schedule.warmup_steps=2",
-            "trainer.precision=32-true", "trainer.enable_progress_bar=false", "augment=none", "leaks.action=ignore",
-            "loss.exclude=[caption,clip]",
+            f"data.validation=[{self.folder / 'validation'}]", "data.test=[]", "data.batch_size=8",
+            "data.num_workers=0", "trainer.max_epochs=2", "trainer.accelerator=cpu", f"trainer.devices={devices}",
+            "schedule.warmup_steps=2", "trainer.precision=32-true", "trainer.enable_progress_bar=false", "augment=none",
+            "leaks.action=ignore", "loss.exclude=[caption,clip]",
         ]  # fmt: skip
         return {"overrides": own, "record": str(self.folder / f"{name}.json"), **more}
 
@@ -82,9 +82,10 @@ def runs(tmp_path_factory) -> Runs:
     clipped = ("trainer=fsdp2", "trainer.gradient_clip_val=0.5")
     plans.append(runs.plan("fsdp-clipped", 2, *clipped, "+optimizer.fused=true"))
     plans.append(runs.plan("alone", 2, alone=True))
-    plans.append(runs.plan("other-order", 2, "trainer=fsdp2", "data.seed=1"))
+    run(**runs.plan("other-order", 1, "data.seed=1"))
     plans.append(runs.plan("fsdp-from-fsdp", 2, "trainer=fsdp2", f"resume={runs.folder / 'fsdp-info_nce.ckpt'}"))
     plans.append(runs.plan("fsdp-from-ddp", 2, "trainer=fsdp2", f"resume={runs.folder / 'ddp-info_nce.ckpt'}"))
+    plans.append(runs.plan("scale", 2))
     (runs.folder / "plans.json").write_text(json.dumps(plans))
     torchrun(2, str(ROOT / "tests" / "ranks_child.py"), str(runs.folder / "plans.json"))
     run(**runs.plan("one-from-fsdp", 1, f"resume={runs.folder / 'fsdp-info_nce.ckpt'}"))
@@ -129,6 +130,10 @@ def test_a_run_goes_on_under_another_strategy_from_the_middle_of_an_epoch(runs, 
     assert len(runs.losses(name)) == STEPS - KEPT
     losses, weights = runs.apart("one-info_nce", name)
     assert losses < LIMIT and weights < LIMIT
+
+
+def test_the_gradient_of_the_scale_is_the_mean_over_the_ranks(runs):
+    assert [(runs.folder / f"scale.json.{rank}").read_text() for rank in range(2)] == ["1.5", "1.5"]
 
 
 def test_a_checkpoint_of_shards_is_one_file_of_whole_tensors(runs):
