@@ -19,6 +19,7 @@ from atr.models.clap import Clap
 from atr.pipeline.datamodule import AudioTextData, by_corpus
 from atr.pipeline.ledger import list_bad
 from atr.provenance import data_hashes, environment
+from atr.ranks import leave_group, of_first_rank
 from atr.shards.find import find_shards
 from atr.shards.quarantine import FILE as QUARANTINE
 from atr.shards.remote import is_remote
@@ -44,6 +45,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         raise UsageError(f"experiment={cfg.name} needs a value for: {', '.join(unset)} (e.g. {unset[0]}=…)")
     if cfg.run_dir is None:
         raise UsageError("run_dir is null; name the folder of the run")
+    cfg.run_dir = of_first_rank(str(cfg.run_dir))
     OmegaConf.resolve(cfg)
     OmegaConf.set_readonly(cfg, True)
     check_templates(cfg.evaluation.templates)
@@ -51,6 +53,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     check_saving(cfg)
     run_dir = Path(cfg.run_dir)
     resume = find_resume(cfg)
+    if resume is not None:
+        resume = Path(of_first_rank(str(resume)))
     check_folders(cfg)
     torch.manual_seed(cfg.seed)  # initial weights
     model, towers = initial_model(cfg)
@@ -61,9 +65,6 @@ def train(cfg: DictConfig) -> dict[str, float]:
     hashes = data_hashes(data)
     if resume is not None:
         check_same_data(resume, hashes)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
-    (run_dir / "environment.json").write_text(json.dumps(environment() | {"data": hashes}, indent=2))
     task = ContrastiveTask(
         model, build(cfg.loss), build(cfg.optimizer), build(cfg.schedule), cfg.seed,
         cfg.evaluation.templates, describe(cfg, model, data.labels(), hashes), data.corpora(), cfg.micro_batch,
@@ -74,8 +75,13 @@ def train(cfg: DictConfig) -> dict[str, float]:
     chance, finite = watchers(cfg, run_dir, fresh)
     trainer = build_trainer(cfg, run_dir, CountBad(ledgers["train"], ledgers["validation"]), chance, finite)
     share_processors(trainer, data.num_workers)
+    if trainer.is_global_zero:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
+        (run_dir / "environment.json").write_text(json.dumps(environment() | {"data": hashes}, indent=2))
     say(trainer, opening(cfg, model, data, trainer))
-    say(trainer, report(towers, run_dir))
+    if trainer.is_global_zero:
+        print(report(towers, run_dir), flush=True)
     for line in [*how_trained(cfg, task), *leaks]:
         say(trainer, line)
     for name, shards in data.sets.items():
@@ -84,13 +90,14 @@ def train(cfg: DictConfig) -> dict[str, float]:
         if shards.lost:
             say(trainer, f"{name}: lost in damaged shards, {len(shards.lost)} entries:\n{list_bad(shards.lost)}")
     fit(trainer, task, data, run_dir / "checkpoints", resume)
+    leave_group(trainer)
     remarks = [f"{name}: {line}" for name, ledger in ledgers.items() for line in ledger.lines()]
     for remark in remarks:
         say(trainer, remark)
     remarks = leaks + remarks + chance.remarks + finite.remarks
     if "test" not in data.sets or not trainer.is_global_zero or cfg.trainer.fast_dev_run:
         return {}
-    return finish(cfg, trained_model(trainer, model), data, run_dir, remarks, trainer.loggers)
+    return finish(cfg, trained_model(trainer, model, run_dir / "checkpoints"), data, run_dir, remarks, trainer.loggers)
 
 
 def watchers(cfg: DictConfig, run_dir: Path, fresh: bool) -> tuple[CompareWithChance, RefuseNonFinite]:

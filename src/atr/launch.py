@@ -3,9 +3,11 @@
 import importlib.util
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from atr.config import compose_config, conf_dir, replaced
@@ -27,14 +30,12 @@ def launch(arguments: Sequence[str] | None = None) -> None:
         arguments: overrides and Hydra's own flags; those of the process when None.
     """
     arguments = replaced(sys.argv[1:] if arguments is None else arguments)
-    # Lightning starts the processes of further devices as `python -m SPEC ARGUMENTS`: this module, without the verb.
     sys.argv = [sys.argv[0], *arguments]
-    sys.modules["__main__"].__spec__ = importlib.util.find_spec("atr.launch")
     try:
         with stopping_at_once():  # training itself listens for signals in another way
+            check_launcher(arguments)
             if not any(argument.startswith("-") for argument in arguments):
                 compose_config(arguments)  # Hydra's own message about a mistyped key does not name the valid ones
-            quiet()
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_run)()
     except UsageError as error:
         fail(error)
@@ -46,9 +47,13 @@ def launch(arguments: Sequence[str] | None = None) -> None:
 def _run(cfg: DictConfig) -> None:
     if cfg.run_dir is None:
         cfg.run_dir = HydraConfig.get().runtime.output_dir
+        if HydraConfig.get().mode != RunMode.MULTIRUN:  # a sweep has its time in it
+            cfg.run_dir += time.strftime("/%Y-%m-%d_%H-%M-%S")
+    prepare_children(HydraConfig.get().overrides.task, cfg.run_dir)
     try:
         from atr.experiment import train
 
+        quiet()  # Lightning has been imported
         train(cfg)
     except Interrupted as stop:
         _say_how_to_go_on(cfg, stop)
@@ -74,6 +79,35 @@ def _say_how_to_go_on(cfg: DictConfig, stop: Interrupted) -> None:
     sys.exit(0)  # a sweep ends here, too
 
 
+def check_launcher(arguments: Sequence[str]) -> None:
+    """Refuses a launcher that Hydra would not use or could not find.
+
+    Raises:
+        UsageError: it is chosen without -m, or what it needs is not installed.
+    """
+    for chosen in (text for text in arguments if text.startswith("hydra/launcher=")):
+        if not any(text.startswith("-") for text in arguments):
+            raise UsageError(f"{chosen} starts the runs of a sweep only, also of one run: put -m before it")
+        if chosen.endswith(("slurm", "submitit_local")) and importlib.util.find_spec("submitit") is None:
+            raise UsageError(f'{chosen} needs `pip install "atr[slurm]"`')
+
+
+def prepare_children(overrides: Sequence[str], run_dir: str) -> None:
+    """Lightning starts the processes of further devices as `python -m SPEC ARGUMENTS`: this module and this one run.
+
+    The command line itself may be a whole sweep, the verb `atr train`, or that of another launcher.
+
+    Args:
+        overrides: of this run, as typed.
+        run_dir: its folder, which another process would name by another time.
+    """
+    kept = [text for text in overrides if not text.startswith("run_dir=")]
+    # Hydra's quoting: a quote is escaped, and backslashes only before a quote.
+    quoted = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), run_dir)
+    sys.argv = [sys.argv[0], *kept, f"run_dir='{quoted}'"]
+    sys.modules["__main__"].__spec__ = importlib.util.find_spec("atr.launch")
+
+
 def fail(error: AtrError) -> None:
     """Prints an error that a user can mend and exits: 2 for wrong usage, 1 for data or model."""
     print(f"error: {error}", file=sys.stderr, flush=True)
@@ -92,6 +126,8 @@ def quiet() -> None:
         (".*Experiment logs directory.*", Warning),
         (".*The dirpath has changed.*", Warning),
         (".*your dataloader is not resumable.*", Warning),
+        (".*sync_dist=True.*", Warning),  # every rank has the numbers of the whole set already
+        (".*returned a view tensor.*", Warning),  # FSDP2; nothing is done in place to what a block returns
     ]
     for pattern, category in patterns:
         warnings.filterwarnings("ignore", message=pattern, category=category)

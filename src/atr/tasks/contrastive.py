@@ -20,6 +20,7 @@ from atr.pipeline.collate import ids
 from atr.tasks.freezing import Freezing
 from atr.tasks.parts import encode_in_parts
 from atr.tasks.resume import rewind
+from atr.tasks.sharding import gather_weights, release_weights, shard
 from atr.types import Batch
 
 
@@ -62,6 +63,11 @@ class ContrastiveTask(pl.LightningModule):
         self.freezing = Freezing(model, self.parameter_groups.freeze)
         self._parts: list[Part] = []
 
+    def configure_model(self) -> None:
+        """Under FSDP2, shards the weights before the optimizer is made."""
+        if self.device_mesh is not None:
+            shard(self.model, self.loss, self.device_mesh["data_parallel"])
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Dropout, DropPath and SpecAugment depend on (seed, step, rank) only."""
         state = np.random.SeedSequence([self.seed, self.global_step, self.global_rank]).generate_state(1)
@@ -95,6 +101,14 @@ class ContrastiveTask(pl.LightningModule):
         """Steps, and keeps the logit scale in its range; at once, as a checkpoint may be written right after it."""
         super().optimizer_step(*arguments, **named)
         self.loss.clamp()
+
+    def on_validation_start(self) -> None:
+        """Under FSDP2: the ranks encode different numbers of batches."""
+        gather_weights(self.model)
+
+    def on_validation_end(self) -> None:
+        """Under FSDP2: shards again."""
+        release_weights(self.model)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Encodes a batch; the numbers need the whole set."""

@@ -15,12 +15,15 @@ from atr.config import build
 from atr.errors import UsageError
 from atr.models.clap import Clap
 from atr.pipeline.datamodule import AudioTextData
+from atr.ranks import check_started
 from atr.shards.forks import available_processors
 from atr.tasks.averaging import WeightAverage
 from atr.tasks.callbacks import StepProgress
 from atr.tasks.contrastive import ContrastiveTask
 from atr.tasks.files import WholeFiles
+from atr.tasks.resume import rewind
 from atr.tasks.saving import KeepBest, SaveEverySteps, SaveWhenStopped
+from atr.tasks.sharding import is_sharded
 from atr.tasks.stopping import Interrupted
 
 
@@ -28,6 +31,8 @@ def build_trainer(cfg: DictConfig, run_dir: Path, *own: pl.Callback) -> pl.Train
     """Lightning's trainer with the run's `own` callbacks, our bar, checkpoints, and always `metrics.csv`."""
     arguments: Any = OmegaConf.to_container(cfg.trainer)
     arguments["precision"] = arguments["precision"] or best_precision(arguments["accelerator"])
+    if isinstance(arguments["strategy"], dict):  # a class of its own, as in trainer=fsdp2
+        arguments["strategy"] = build(cfg.trainer.strategy)
     folder = run_dir / "checkpoints"
     callbacks: list[pl.Callback] = [
         *own,
@@ -47,16 +52,18 @@ def build_trainer(cfg: DictConfig, run_dir: Path, *own: pl.Callback) -> pl.Train
     loggers: list[Logger] = [build(cfg.logger)]
     if not isinstance(loggers[0], CSVLogger):
         loggers.append(CSVLogger(run_dir, name="", version=""))  # the report's curves
-    return pl.Trainer(
+    trainer = pl.Trainer(
         **arguments, logger=loggers, callbacks=callbacks, use_distributed_sampler=False,
         default_root_dir=run_dir, plugins=[WholeFiles()],
     )  # fmt: skip
+    check_started(trainer.num_devices, trainer.num_nodes)
+    return trainer
 
 
 def share_processors(trainer: pl.Trainer, num_workers: int) -> None:
     """On a CPU: as many threads as the loader's workers leave processors, as contended ones wait for each other."""
     if trainer.strategy.root_device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (available_processors() - num_workers) // trainer.world_size))
+        torch.set_num_threads(max(1, (available_processors() - num_workers) // trainer.num_devices))
 
 
 def check_saving(cfg: DictConfig) -> None:
@@ -84,6 +91,9 @@ def fit(trainer: pl.Trainer, task: ContrastiveTask, data: AudioTextData, folder:
     Raises:
         Interrupted: a signal came; the state is saved.
     """
+    if resume is not None:  # FSDP2 loads a checkpoint when the loader is made already
+        state = torch.load(resume, map_location="cpu", mmap=True, weights_only=True)
+        data.resume_at = rewind(state)
     listener = next(one.listener for one in trainer.callbacks if isinstance(one, SaveWhenStopped))  # type: ignore[attr-defined]
     # Lightning's answer to SIGTERM is a broadcast within the handler, which meets other ranks in another collective.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
@@ -103,7 +113,9 @@ def best_precision(accelerator: str) -> str:
     return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
 
 
-def trained_model(trainer: pl.Trainer, model: Clap) -> Clap:
+def trained_model(trainer: pl.Trainer, model: Clap, folder: Path) -> Clap:
     """The best checkpoint's model by the monitored number, or the model as training left it."""
     best = [one.best for one in trainer.checkpoint_callbacks if isinstance(one, KeepBest)]
-    return build_model(read_checkpoint(best[0])) if best and best[0] else model
+    if best and best[0]:
+        return build_model(read_checkpoint(best[0]))
+    return build_model(read_checkpoint(folder / "last.ckpt")) if is_sharded(model) else model
