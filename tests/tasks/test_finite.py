@@ -23,24 +23,21 @@ from atr.tasks.contrastive import ContrastiveTask
 from atr.tasks.finite import NonFinite, Pair, message
 from tests.conftest import ROOT, TINY, make_clips
 
-SETTINGS = ["trainer.max_epochs=3", "data.batch_size=4", "optimizer=adamw", "data.test=null"]  # 12 steps
+SETTINGS = ["trainer.max_epochs=2", "data.batch_size=4", "optimizer=adamw", "data.test=null"]  # 8 steps
 
 
 @pytest.fixture
-def poison(monkeypatch, tmp_path):
+def poison(monkeypatch):
     """note05 is silent, and from step `poison.after` on silence has an infinite log-mel."""
-    switch, forward, start = (
-        SimpleNamespace(after=0, until=10_000, on=False),
-        LogMel.forward,
-        ContrastiveTask.on_train_batch_start,
-    )
+    switch = SimpleNamespace(after=0, on=False)
+    forward, start = LogMel.forward, ContrastiveTask.on_train_batch_start
 
     def mel(self, waveform):
         silent = waveform.abs().amax(dim=-1) == 0
         return forward(self, waveform).masked_fill((silent & switch.on)[:, None, None], torch.inf)
 
     def watched(self, batch, batch_idx):
-        switch.on = switch.after <= self.global_step < switch.until
+        switch.on = self.global_step >= switch.after
         start(self, batch, batch_idx)
 
     monkeypatch.setattr(LogMel, "forward", mel)
@@ -86,10 +83,7 @@ def test_a_run_stops_names_the_clip_and_goes_on_from_there_as_if_nothing_had_bee
     poison.after = 100
     train(silent(f"run_dir={tmp_path / 'rest'}", f"resume={path}"))
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "rest"))
-    assert not same(
-        weights(tmp_path / "whole"),
-        {k.removeprefix("model."): v for k, v in content["state_dict"].items() if k.startswith("model.")},
-    )
+    assert bool(content["optimizer_states"][0]["state"]) == (step > 1)
 
 
 class Look(pl.Callback):
@@ -99,12 +93,9 @@ class Look(pl.Callback):
         self.folder, self.states, self.losses = folder, [], []
 
     def keep(self, trainer, task):
-        moments = [
-            value.clone() for state in trainer.optimizers[0].state.values() for value in state.values()
-        ]  # fmt: skip
-        self.states.append(
-            {name: value.clone() for name, value in task.state_dict().items()} | dict(enumerate(moments))
-        )
+        moments = [value.clone() for state in trainer.optimizers[0].state.values() for value in state.values()]
+        kept = {name: value.clone() for name, value in task.state_dict().items()}
+        self.states.append(kept | dict(enumerate(moments)))
 
     def on_train_start(self, trainer, task):
         self.keep(trainer, task)
@@ -125,23 +116,21 @@ def test_a_skipped_step_changes_nothing_is_listed_and_the_run_can_be_resumed_aft
         trainer.callbacks.append(look)
         return trainer
 
-    poison.after = 4
-    skip = ["watch.non_finite=skip", f"data.test=[{tmp_path / 'poisoned'}]"]
+    skip = ["watch.non_finite=skip", f"data.test=[{tmp_path / 'shards'}]"]
     monkeypatch.setattr(experiment, "build_trainer", with_look)
     train(silent(*skip, f"run_dir={tmp_path / 'whole'}"))
     monkeypatch.setattr(experiment, "build_trainer", build_trainer)
     lines = [json.loads(line) for line in (tmp_path / "whole" / "skipped.jsonl").read_text().splitlines()]
     skipped = [line["step"] for line in lines]
-    assert len(skipped) == 2 and 5 <= skipped[0] <= 8 < skipped[1] <= 12
-    for number in range(1, 13):
+    assert len(skipped) == 2 and skipped[0] <= 4 < skipped[1] <= 8
+    for number in range(1, 9):
         assert same(look.states[number - 1], look.states[number]) == (number in skipped)
         assert np.isfinite(look.losses[number - 1]) == (number not in skipped)
     final = weights(tmp_path / "whole")
-    assert len(look.states) == 13 and all(value.isfinite().all() for value in final.values())
+    assert len(look.states) == 9 and all(value.isfinite().all() for value in final.values())
     said = capsys.readouterr().out
-    assert (
-        said.count("warning: step") == 2 and f"Its update is left out (2 so far; {tmp_path / 'whole'}/skipped" in said
-    )
+    assert said.count("warning: step") == 2
+    assert f"Its update is left out (2 so far; {tmp_path / 'whole'}/skipped.jsonl)" in said
     assert "2 steps were skipped, see skipped.jsonl" in (tmp_path / "whole" / "report" / "index.html").read_text()
     for number in skipped:  # from right after it
         place = [f"resume={tmp_path / 'states' / f'{number}.ckpt'}", f"run_dir={tmp_path / f'rest{number}'}"]
@@ -200,7 +189,7 @@ except NonFinite as stop:
 """
 
 
-@pytest.mark.parametrize("answer", ["stop", "skip"])
+@pytest.mark.parametrize("answer", ["stop", pytest.param("skip", marks=pytest.mark.slow)])
 def test_two_processes_agree_though_one_of_them_has_the_clip(silent, tmp_path, answer):
     script = tmp_path / "child.py"
     script.write_text(CHILD)
