@@ -15,6 +15,7 @@ from atr.errors import UsageError
 from atr.evaluation.encode import check_candidates, check_templates
 from atr.evaluation.run import Evaluation, evaluate, print_scores
 from atr.models.clap import Clap
+from atr.models.compute import set_compute
 from atr.pipeline.datamodule import AudioTextData, by_corpus
 from atr.pipeline.ledger import list_bad
 from atr.provenance import data_hashes, environment
@@ -50,6 +51,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     check_folders(cfg)
     torch.manual_seed(cfg.seed)  # initial weights
     model = start_from(cfg) if cfg.init else build(cfg.model)
+    set_compute(model, **cfg.compute)
     data = build_data(cfg, model)
     if cfg.evaluation.labels:
         check_candidates(cfg.evaluation.labels, data.labels("test"))

@@ -1,6 +1,7 @@
 """Lightning's trainer for a run: its callbacks and loggers, its precision, and how a fit ends."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from atr.checkpoint import build_model, read_checkpoint
 from atr.config import build
 from atr.errors import AtrError, UsageError
 from atr.models.clap import Clap
+from atr.models.compute import fast_cpu
 from atr.pipeline.datamodule import AudioTextData
 from atr.shards.forks import available_processors
 from atr.tasks.callbacks import CountBad, SaveEverySteps, SaveWhenStopped, StepProgress
@@ -67,8 +69,10 @@ def share_processors(trainer: pl.Trainer, num_workers: int) -> None:
 
 def fit(trainer: pl.Trainer, task: ContrastiveTask, data: AudioTextData, folder: Path, resume: Path | None) -> None:
     """`trainer.fit`, then `last.ckpt` in `folder`; Ctrl-C becomes `Interrupted`."""
+    on_cpu = trainer.strategy.root_device.type == "cpu"
     try:
-        trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+        with fast_cpu() if on_cpu else nullcontext():
+            trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     except SystemExit as stop:  # Lightning's answer to Ctrl-C
         if (path := folder / SaveWhenStopped.NAME).exists():
             raise Interrupted(path) from stop
