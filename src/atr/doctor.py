@@ -18,6 +18,7 @@ from atr.config import build, missing
 from atr.errors import DataError, UsageError
 from atr.experiment import build_data
 from atr.models.clap import Clap
+from atr.models.compute import fast_cpu, set_compute
 from atr.pipeline.collate import Collate
 from atr.pipeline.datamodule import AudioTextData
 from atr.pipeline.ledger import list_bad
@@ -86,7 +87,9 @@ def diagnose(cfg: DictConfig) -> Diagnosis:
     local = max(1, cfg.data.batch_size // devices)
     size = min(local, len(data.sets["train"]), local if on_gpu else CPU_BATCH)
     stages, batch = loading_stages(data, size)
-    stages |= step_stages(cfg, model.to(device), batch, device)
+    set_compute(model, **cfg.compute)
+    with nullcontext() if on_gpu else fast_cpu():
+        stages |= step_stages(cfg, model.to(device), batch, device)
     load, learn = (sum(stages[name] for name in names) for names in (LOADING, LEARNING))
     free = max(1, available_processors() // devices - 1)
     workers = min(max(1, math.ceil(load / learn)), free)

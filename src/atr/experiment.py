@@ -16,6 +16,7 @@ from atr.evaluation.encode import check_candidates, check_templates
 from atr.evaluation.run import Evaluation, evaluate, print_scores
 from atr.initialise import initial_model, report
 from atr.models.clap import Clap
+from atr.models.compute import set_compute
 from atr.pipeline.datamodule import AudioTextData, by_corpus
 from atr.pipeline.ledger import list_bad
 from atr.provenance import data_hashes, environment
@@ -58,6 +59,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     check_folders(cfg)
     torch.manual_seed(cfg.seed)  # initial weights
     model, towers = initial_model(cfg)
+    set_compute(model, **cfg.compute)
     data = build_data(cfg, model)
     if cfg.evaluation.labels:
         check_candidates(cfg.evaluation.labels, data.labels("test"))

@@ -1,7 +1,7 @@
 """HTSAT as CLAP uses it: a Swin transformer over a log-mel that is folded into a square picture.
 
-The stages are timm's, which compute the same function as LAION's own Swin (DOI 10.1109/ICASSP43922.2022.9746312;
-LAION-AI/CLAP at 1fd4c37, `clap_module/htsat.py`). The heads for AudioSet labels are left out: the contrastive
+The stages (`window.py`) carry timm's names and compute the same function as timm's and as LAION's own Swin (DOI
+10.1109/ICASSP43922.2022.9746312; LAION-AI/CLAP at 1fd4c37, `clap_module/htsat.py`). The heads for AudioSet labels are left out: the contrastive
 loss gives them no gradient.
 """
 
@@ -11,10 +11,10 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from timm.models.swin_transformer import SwinTransformerStage, WindowAttention
 from torch import Tensor, nn
 
 from atr.models.norm import MelNorm
+from atr.models.window import Move, Stage, window_order
 
 PATCH = 4
 
@@ -68,19 +68,22 @@ class HTSAT(nn.Module):
         self.patch_embed = nn.Conv2d(1, embed_dim, kernel_size=PATCH, stride=PATCH)
         self.patch_norm = nn.LayerNorm(embed_dim)
         rates = torch.linspace(0, drop_path, sum(depths), device="cpu").split(list(depths))
+        side = picture_size // PATCH
+        raster = torch.arange(side * side, device="cpu")
+        order = window_order(side, min(window, side), 0)
+        self.to_windows = Move(raster, order)
         self.layers = nn.ModuleList()
         for i, (depth, n_heads, rate) in enumerate(zip(depths, heads, rates, strict=True)):
-            resolution = picture_size // PATCH // 2 ** max(0, i - 1)  # before this stage's halving
-            self.layers.append(
-                SwinTransformerStage(
-                    dim=embed_dim * 2 ** max(0, i - 1), out_dim=embed_dim * 2**i, num_heads=n_heads, depth=depth,
-                    input_resolution=(resolution, resolution), downsample=i > 0, window_size=window,
-                    drop_path=rate.tolist(),
-                )
-            )  # fmt: skip
+            width = embed_dim * 2**i
+            stage = Stage(
+                width // 2 if i else width, width, side, depth, n_heads, window, rate.tolist(), order, merge=i > 0
+            )
+            self.layers.append(stage)
+            side, order = stage.side, stage.order
+        self.to_picture = Move(order, raster[: side * side])
+        self.last_side = side
         self.norm = nn.LayerNorm(self.dim)
         self.apply(partial(_initialise, std=init_std))
-        self._attends_fused: bool | None = None
 
     def forward(self, log_mel: Tensor) -> Tensor:
         """`(B, F, M)` in dB -> `(B, dim)`: the mean over all places of the last stage."""
@@ -91,19 +94,26 @@ class HTSAT(nn.Module):
 
         Source: the un-folding of `fine_grained_embedding` in LAION's `forward_features`.
         """
-        self._choose_attention(log_mel.device.type)
+        fused = self.attention == "sdpa" or (self.attention == "auto" and log_mel.device.type != "cpu")
         x = self.mel_norm(log_mel.transpose(1, 2).unsqueeze(3)).squeeze(3).transpose(1, 2)  # (B, F, M)
         if self.training and self.spec_augment is not None:
             x = self.spec_augment(x)
-        x = self.patch_embed(self.fold(x)).permute(0, 2, 3, 1)  # (B, H, W, C)
-        x = self.patch_norm(x)
-        for layer in self.layers:
-            x = layer(x)
-        x = self.norm(x)
-        batch, height, width, dim = x.shape
-        segments = self.picture_size // self.n_mels
-        x = x.reshape(batch, segments, height // segments, width, dim)  # (B, segment, frequency, time, C)
-        return x.mean(dim=2).reshape(batch, segments * width, dim)
+        x = self.patch_norm(self.embed(self.fold(x)))
+        for stage in self.layers:
+            x = stage(x, fused)
+        x = self.to_picture(self.norm(x))
+        segments, side = self.picture_size // self.n_mels, self.last_side
+        x = x.reshape(len(x), segments, side // segments, side, self.dim)  # (B, segment, frequency, time, C)
+        return x.mean(dim=2).reshape(len(x), segments * side, self.dim)
+
+    def embed(self, picture: Tensor) -> Tensor:
+        """`(B, 1, S, S)` -> one token for each patch, `(B, N, C)`, in the order of the first windows.
+
+        A convolution whose stride is its width is a linear layer on patches; so computed it was faster.
+        """
+        side = self.picture_size // PATCH
+        patches = picture.view(-1, side, PATCH, side, PATCH).transpose(2, 3).reshape(-1, side * side, PATCH * PATCH)
+        return F.linear(self.to_windows(patches), self.patch_embed.weight.flatten(1), self.patch_embed.bias)
 
     def fold(self, x: Tensor) -> Tensor:
         """`(B, F, M)` -> picture `(B, 1, S, S)`: S / M segments of time, from top to bottom.
@@ -122,15 +132,6 @@ class HTSAT(nn.Module):
             x = F.interpolate(x, (target, self.n_mels), mode="bicubic", align_corners=True)
         x = x.reshape(len(x), segments, self.picture_size, self.n_mels)  # (B, segment, column, bin)
         return x.transpose(2, 3).reshape(len(x), 1, self.picture_size, self.picture_size)
-
-    def _choose_attention(self, device: str) -> None:
-        """Sets timm's switch once per kind of device."""
-        fused = self.attention == "sdpa" or (self.attention == "auto" and device != "cpu")
-        if fused is not self._attends_fused:
-            for module in self.modules():
-                if isinstance(module, WindowAttention):
-                    module.__dict__["fused_attn"] = fused  # timm declares it final for TorchScript
-            self._attends_fused = fused
 
 
 class SpecAugment(nn.Module):

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from pytorch_lightning.strategies import ModelParallelStrategy
-from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
 from torch.distributed.device_mesh import DeviceMesh
@@ -15,6 +14,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim import Optimizer
 
 from atr.models.clap import Clap
+from atr.models.window import Block
 
 
 class FullySharded(ModelParallelStrategy):
@@ -81,7 +81,7 @@ def shard(model: Clap, loss: nn.Module, mesh: DeviceMesh) -> None:
 
 def blocks(model: Clap) -> Iterator[nn.Module]:
     """HTSAT's blocks, and the layers of the text encoder: what stands in its outermost lists."""
-    yield from (module for module in model.audio.modules() if isinstance(module, SwinTransformerBlock))
+    yield from (module for module in model.audio.modules() if isinstance(module, Block))
     inside: set[nn.Module] = set()
     for module in model.text.modules():
         if isinstance(module, nn.ModuleList) and module not in inside:

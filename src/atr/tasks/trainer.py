@@ -1,6 +1,7 @@
 """Lightning's trainer for a run: its callbacks and loggers, its precision, and how a fit ends."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from atr.checkpoint import build_model, read_checkpoint
 from atr.config import build
 from atr.errors import UsageError
 from atr.models.clap import Clap
+from atr.models.compute import fast_cpu
 from atr.pipeline.datamodule import AudioTextData
 from atr.ranks import check_started
 from atr.shards.forks import available_processors
@@ -97,7 +99,8 @@ def fit(trainer: pl.Trainer, task: ContrastiveTask, data: AudioTextData, folder:
     listener = next(one.listener for one in trainer.callbacks if isinstance(one, SaveWhenStopped))  # type: ignore[attr-defined]
     # Lightning's answer to SIGTERM is a broadcast within the handler, which meets other ranks in another collective.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    with listener.listening():
+    on_cpu = trainer.strategy.root_device.type == "cpu"
+    with listener.listening(), fast_cpu() if on_cpu else nullcontext():
         trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
         trainer.save_checkpoint(folder / "last.ckpt", weights_only=False)
     if listener.received is not None:  # in the last step or after it; the evaluation is left to the run that goes on
