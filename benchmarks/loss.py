@@ -197,11 +197,11 @@ def main() -> None:
             )
         table.add_row(str(size), *cells)
         print(f"{size}: {', '.join(results[size])} measured", flush=True)
+        if arguments.json:  # after each size, as the last ones take long on a CPU
+            content = {"environment": environment() | {"system": platform.system()}, "rows": rows_of(results)}
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            arguments.json.write_text(json.dumps(content, indent=2) + "\n")
     Console(width=140).print(table)
-    if arguments.json:
-        content = {"environment": environment() | {"system": platform.system()}, "rows": rows_of(results)}
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from atr.pipeline.datamodule import AudioTextData
 from atr.pipeline.ledger import list_bad
 from atr.shards.forks import available_processors
 from atr.tasks.freezing import Freezing
+from atr.tasks.parts import encode_in_parts
 from atr.tasks.trainer import best_precision
 from atr.types import BadSample, Batch, Sample
 
@@ -167,7 +168,7 @@ def step_stages(cfg: DictConfig, model: Clap, batch: Batch, device: torch.device
 
     def step(moved: Batch) -> None:
         with half:
-            value = loss(model.train()(moved), moved)
+            value = loss(encode_in_parts(model.train(), moved, cfg.micro_batch), moved)
         value.backward()
         optimizer.step()
         optimizer.zero_grad()
