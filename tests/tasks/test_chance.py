@@ -38,6 +38,16 @@ def test_candidates_are_counted_as_the_slow_loop_counts_them(monkeypatch, at_onc
     assert candidates_left(batch, ()).tolist() == [8.0] * 8
 
 
+def test_each_rank_counts_its_clips_against_the_captions_of_all(monkeypatch):
+    every = {tuple(ids[4:]): torch.tensor(ids) for ids in (CAPTIONS, CLIPS)}
+    monkeypatch.setattr(module, "gather", lambda ids: every[tuple(ids.tolist())])
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    second = batch_of(CAPTIONS[4:], CLIPS[4:])
+    assert candidates_left(second, ("caption", "clip")).tolist() == slow_candidates([CAPTIONS, CLIPS])[4:]
+
+
 def orthogonal(rows: int) -> Embeddings:
     """All cosines are 0."""
     return Embeddings(torch.eye(2)[[0] * rows], torch.eye(2)[[1] * rows])

@@ -196,14 +196,13 @@ def test_two_processes_agree_though_one_of_them_has_the_clip(silent, tmp_path, a
     overrides = [*TINY, f"data.train=[{tmp_path / 'poisoned'}]", "data.batch_size=8", "data.num_workers=0",
                  "data.test=null", "trainer.max_epochs=2", "trainer.accelerator=cpu", "trainer.devices=2",
                  "trainer.strategy=ddp", "trainer.precision=32-true", "schedule.warmup_steps=2", "augment=none",
-                 "loss.exclude=[caption,clip]", f"run_dir={tmp_path / 'run'}", "loss.temperature=0.0005",
+                 "loss.exclude=[caption,clip]", f"run_dir={tmp_path / 'run'}", 
                  f"watch.non_finite={answer}"]  # fmt: skip
     result = subprocess.run(
         [sys.executable, str(script), *overrides], capture_output=True, text=True, timeout=200, cwd=ROOT
     )
     assert result.returncode == (answer == "stop"), result.stderr[-2000:]
     clip = f"Clips whose embeddings are not finite: {tmp_path / 'poisoned'}/00000.tar:note05; 8 in the batch."
-    assert result.stdout.count("the first loss is") <= 1
     if answer == "stop":
         assert clip in result.stdout and (tmp_path / "run" / "checkpoints" / "interrupted.ckpt").is_file()
     else:
