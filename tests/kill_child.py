@@ -21,6 +21,7 @@ import torch
 from atr import experiment
 from atr.config import compose_config
 from atr.launch import quiet
+from atr.tasks.stopping import Interrupted
 from atr.types import Batch
 
 PLACES = ["within", "before names", "between names"]
@@ -119,7 +120,10 @@ def main(path: str) -> None:
     if given["park_writing"]:
         park_writing(given["record"], *given["park_writing"])
     quiet()
-    experiment.train(compose_config(given["overrides"]))
+    try:
+        experiment.train(compose_config(given["overrides"]))
+    except Interrupted as stop:  # `launch` ends with 0, too
+        print(stop, flush=True)
 
 
 if __name__ == "__main__":

@@ -154,28 +154,46 @@ def test_init_loads_every_tensor_and_says_so(tiny, tmp_path, capsys):
         train(tiny(f"run_dir={tmp_path / 'third'}", f"init={path}", "model.audio.embed_dim=32"))
 
 
-def test_ctrl_c_leaves_a_usable_checkpoint(tmp_path, shards):
-    overrides = [*TINY, f"data.train=[{shards}]", f"data.test=[{shards}]", "data.batch_size=8", "data.num_workers=1",
-                 "trainer.max_epochs=100000", "schedule.warmup_steps=2", f"run_dir={tmp_path / 'run'}",
-                 "checkpoint.every_n_epochs=100000", "augment=none", "name=demo"]  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "devices"),
+    [
+        ("SIGINT", 1),
+        ("SIGTERM", 1),
+        pytest.param("SIGTERM", 2, marks=pytest.mark.slow),
+        pytest.param("SIGUSR1", 1, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_to_all_processes_ends_with_a_checkpoint_and_the_way_to_go_on(name, devices, tmp_path, shards):
+    """To the process group, and twice, as from a terminal, `timeout` or a cluster: with the loader's workers."""
+    overrides = [*TINY, f"data.train=[{shards}]", f"data.test=[{shards}]", "data.batch_size=8", "data.num_workers=2",
+                 "trainer.max_epochs=100000", "schedule.warmup_steps=2", f"run_dir={tmp_path / 'runs' / 'run'}",
+                 "checkpoint.every_n_epochs=100000", "augment=none", "name=demo", "trainer.accelerator=cpu",
+                 f"trainer.devices={devices}", "trainer.log_every_n_steps=1", "resume=auto"]  # fmt: skip
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f"#!/bin/sh\necho $@ >> {tmp_path / 'asked'}\n")
+    scontrol.chmod(0o755)
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *overrides], cwd=tmp_path, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        env=os.environ | {"SLURM_JOB_ID": "12", "PATH": f"{tmp_path}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"},
         # A suite that runs in the background hands down an ignored SIGINT; at a terminal it is not ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "metrics.csv").exists() and time.monotonic() < deadline:
-        time.sleep(0.5)
-    os.killpg(process.pid, signal.SIGINT)
+    while not (tmp_path / "runs" / "run" / "metrics.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    for _ in range(2):
+        os.killpg(process.pid, getattr(signal, name))
     out, err = process.communicate(timeout=120)
-    path = tmp_path / "run" / "checkpoints" / "interrupted.ckpt"
+    path = tmp_path / "runs" / "run" / "checkpoints" / "last.ckpt"
     assert process.returncode == 0, err
-    assert f"interrupted; the state is in {path}" in out
+    step = read_checkpoint(path).step
+    assert f"interrupted by {name} after step {step}; the state is in {path}" in out
     assert "continue with: python train.py model/mel=demo_32k" in out and f"resume={path}" in out
-    assert "Traceback" not in err
+    assert out.count("interrupted by") == 1 and "Traceback" not in err and "rror" not in err
     assert atr.load(path).encode_text(["a note"]).shape == (1, 32)
-    assert newest_checkpoint(tmp_path) == path
+    assert newest_checkpoint(tmp_path / "runs") == path
+    assert ("job 12 is in the queue again" in out) == (tmp_path / "asked").exists() == (name == "SIGUSR1")
 
 
 def test_resume_auto_takes_the_newest_whole_checkpoint(tiny, tmp_path):
@@ -187,8 +205,27 @@ def test_resume_auto_takes_the_newest_whole_checkpoint(tiny, tmp_path):
     assert newest_checkpoint(runs) == runs / "one" / "checkpoints" / "last.ckpt"
     train(tiny(f"run_dir={runs / 'three'}", "resume=auto", "trainer.max_epochs=3", "trainer.log_every_n_steps=1"))
     assert len(losses(runs / "three")) == 2  # the third epoch only
-    with pytest.raises(CheckpointError, match="resume=auto, but there is no whole checkpoint under"):
-        train(tiny(f"run_dir={tmp_path / 'elsewhere' / 'x'}", "resume=auto"))
+    for name in ("one", "three"):
+        path = runs / name / "checkpoints" / "last.ckpt"
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(
+        CheckpointError, match=r"resume=auto, but no checkpoint under .* is whole; start without resume"
+    ):
+        train(tiny(f"run_dir={runs / 'four'}", "resume=auto"))
+
+
+def test_resume_auto_begins_where_there_is_nothing_and_then_prefers_its_own_folder(tiny, tmp_path, capsys):
+    """A cluster starts a job again with the same command."""
+    runs = tmp_path / "runs"
+    settings = ["resume=auto", "data.test=[]", "trainer.log_every_n_steps=1"]
+    train(tiny(f"run_dir={runs / 'mine'}", *settings, "trainer.max_epochs=1"))
+    assert f"resume=auto: nothing to go on with under {runs}; the run begins" in capsys.readouterr().out
+    shutil.copytree(runs / "mine", runs / "newer")
+    os.utime(runs / "newer" / "checkpoints" / "last.ckpt")
+    train(tiny(f"run_dir={runs / 'mine'}", *settings, "trainer.max_epochs=2"))
+    assert read_checkpoint(runs / "mine" / "checkpoints" / "last.ckpt").step == 4
+    train(tiny(f"run_dir={runs / 'new'}", *settings, "trainer.max_epochs=3"))
+    assert len(losses(runs / "new")) == 2
 
 
 def test_wandb_logs_offline(tiny, tmp_path):

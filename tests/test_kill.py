@@ -108,7 +108,7 @@ class Ranks:
 
     def __init__(self, given: Path, output: Path, ranks: int) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tests.kill_child"])
+        context.set_forkserver_preload(["tests.kill_child", "librosa.core", "librosa.effects"])
         with pytest.MonkeyPatch.context() as patch, socket.socket() as free:
             patch.setenv("OMP_NUM_THREADS", "1")  # from the first one on, for all
             free.bind(("127.0.0.1", 0))
@@ -209,6 +209,28 @@ def test_a_run_killed_while_it_writes_goes_on_from_the_checkpoint_before(tmp_pat
     """Two kills of one run: in the middle of the bytes, and, going on, with all bytes there but not the names."""
     runs = Runs(tmp_path / "runs", thirty_four_clips)
     check_killed_while_writing(runs, [(6, "within"), (7, "before names")], uninterrupted)
+
+
+@pytest.mark.parametrize(("who", "name"), [([1], "SIGTERM"), ([0, 1], "SIGINT")])
+def test_ranks_stop_together_when_one_or_all_are_told_to(who, name, tmp_path, thirty_four_clips, uninterrupted):
+    """Twice, as launchers do: one checkpoint, status 0 on all ranks, and nothing is lost."""
+    runs = Runs(tmp_path / "runs", thirty_four_clips, ranks=2)
+    settings = ["checkpoint.every_n_steps=null", "checkpoint.every_n_epochs=100"]
+    with runs.start("first", *settings) as ranks:
+        runs.wait_until(ranks, "first", lambda: len(runs.lines("first", who[-1])) >= 3)
+        for rank in [*who, *who]:
+            os.kill(ranks.processes[rank].pid or 0, getattr(signal, name))
+        assert ranks.wait(60) == [0, 0]
+    path = runs.folder / "first" / "checkpoints" / "last.ckpt"
+    done = read_checkpoint(path).step
+    assert 3 <= done < STEPS and list(path.parent.glob("*.ckpt")) == [path]
+    said = (runs.folder / "first.txt").read_text()
+    assert said.count(f"interrupted by {name} after step {done}; the state is in {path}") == 2  # each rank's
+    assert "Traceback" not in said
+    check_part(runs, "first", 1, done, uninterrupted)
+    runs.whole("second", *settings, "resume=auto")
+    check_part(runs, "second", done + 1, STEPS, uninterrupted)
+    check_end(runs, "second", uninterrupted)
 
 
 @pytest.mark.slow

@@ -180,6 +180,10 @@ class KeepBest(Checkpoint):
         """Brings the best ones of the run before into this folder, so that they are there if no better one comes."""
         self._go_on(trainer)
 
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The same for a run that has nothing left to train, whose training does not start."""
+        self._go_on(trainer)
+
     def state_dict(self) -> dict[str, Any]:
         """What is kept, and where."""
         return {"monitor": self.monitor, "folder": str(self.folder.absolute()), "kept": list(self.kept)}
