@@ -5,10 +5,10 @@
 HTSAT-tiny + RoBERTa-base with random weights. A step is forward, loss, backward, optimizer and zero_grad. Ours starts
 from the int16 waveform (log-mel, SpecAugment and DropPath included) and takes captions padded to the longest of the
 batch. The peer is given its finished mel features (its own extractor, NumPy in the loader, is not counted, except in
-`from_waveform`) and captions padded to 77, as its examples do; in `equal_text` they are padded as ours. Optimizers: ours
-is conf/optimizer/adam.yaml, the peer's is its Trainer's default, fused AdamW. `same_process_settings` gives the peer
-what ours sets on a CPU as well (fast_cpu of src/atr/models/compute.py). `tower` is forward and backward of one tower:
-ours and open_clip's from the waveform; the text towers as in a step.
+`from_waveform`) and captions padded to 77, as its users do; in `equal_text` they are padded as ours. Optimizers: ours
+is conf/optimizer/adam.yaml, the peer's its Trainer's default, fused AdamW. In `same_process_settings` the peer has
+captions as ours and what ours sets on a CPU (fast_cpu of src/atr/models/compute.py). `tower` is forward and backward of
+one tower: ours and open_clip's from the waveform; the text towers with captions as in a step.
 
 Each side runs in a process of its own, as its users run it; they take turns, so that other load on the machine meets
 both. Figures are medians; a ratio is the median of the turns' ratios. Memory is the peak of the side's process on a
@@ -27,7 +27,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from step_sides import SIDES, Side
 
@@ -43,11 +42,19 @@ PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16 FLOP/s of 
 def serve(kind: str, setting: dict[str, Any], pipe: Connection) -> None:
     """A side's process: answers each (method, arguments) with its result, or with the error as text."""
     side: Side = SIDES[kind](**setting)
-    while (call := pipe.recv()) is not None:
+    while (call := _next(pipe)) is not None:
         try:
             pipe.send((getattr(side, call[0])(**call[1]), None))
         except (RuntimeError, ImportError, torch.OutOfMemoryError) as error:
             pipe.send((None, f"{type(error).__name__}: {str(error).splitlines()[0]}"))
+
+
+def _next(pipe: Connection) -> Any:
+    """The next call; None at the end, also when the asking process has ended."""
+    try:
+        return pipe.recv()
+    except EOFError:
+        return None
 
 
 class Process:
@@ -93,10 +100,11 @@ def side_by_side(setting: dict[str, Any], rounds: int, quick: bool) -> list[dict
 
     def row(name: str, method: str, mine: dict[str, Any], theirs: dict[str, Any]) -> None:
         rows.append({"name": name} | turns(ours, peer, rounds, batch, method, mine, theirs))
+        print("{name}: {value:.2f} {unit}, peer {peer:.2f}, ratio {ratio:.2f}".format(**rows[-1]), flush=True)
 
     longest, padded = {"longest": True}, {"longest": False}
     for precision in ("bf16", "fp32"):
-        kind = {"precision": precision}
+        kind: dict[str, Any] = {"precision": precision}
         for process in (ours, peer):
             process("forget_peak")
         row(f"step/{precision}", "step", kind | longest, kind | padded)
@@ -111,7 +119,7 @@ def side_by_side(setting: dict[str, Any], rounds: int, quick: bool) -> list[dict
             row(f"step/{precision}/from_waveform", "step", kind | longest, kind | padded | {"from_waveform": True})
     peer("set_process")
     for precision in ("bf16", "fp32"):
-        kind = {"precision": precision} | longest
+        kind = {"precision": precision, "longest": True}
         row(f"step/{precision}/same_process_settings", "step", kind, kind)
     peer.close()
     try:
@@ -128,10 +136,10 @@ def side_by_side(setting: dict[str, Any], rounds: int, quick: bool) -> list[dict
 
 
 def on_gpu(setting: dict[str, Any], rounds: int) -> list[dict[str, Any]]:
-    """bf16 samples/s, GB and share of the peak by batch size, compiled and not; the ratio is to eager."""
+    """bf16 samples/s, GB and share of the peak by batch size, compiled and not; there is no peer."""
     peak = next((value for name, value in PEAK.items() if name in torch.cuda.get_device_name()), None)
     rows: list[dict[str, Any]] = []
-    eager: dict[int, float] = {}
+    eager: dict[int, int] = {}  # FLOPs of a step by its batch
     for compiled in (False, True):
         for batch in GPU_BATCHES:
             name = f"gpu/bf16/B{batch}" + ("/compiled" if compiled else "")
@@ -141,8 +149,8 @@ def on_gpu(setting: dict[str, Any], rounds: int) -> list[dict[str, Any]]:
                     ours("step", number=n, precision="bf16", longest=True, repeat=10) / 10 for n in range(rounds + 2)
                 ]
                 seconds, memory = statistics.median(times[2:]), ours("peak")
-                flops = None if compiled else ours("flops")  # counts eager calls only
-                eager |= {} if compiled else {batch: flops}
+                if not compiled:  # the counter sees eager calls only
+                    eager[batch] = ours("flops")
             except RuntimeError as error:
                 Console().print(f"{name}: not measured ({error})", highlight=False)
                 continue
@@ -161,7 +169,9 @@ def read_captions(path: Path | None, count: int) -> list[str]:
     if path is None:
         import yaml
 
-        lines = [text for texts in yaml.safe_load((demo_dir() / "captions.yaml").read_text()).values() for text in texts]
+        lines = [
+            text for texts in yaml.safe_load((demo_dir() / "captions.yaml").read_text()).values() for text in texts
+        ]
     else:
         with path.open(newline="") as file:
             lines = [row["caption"] for row in csv.DictReader(file)]
@@ -171,13 +181,18 @@ def read_captions(path: Path | None, count: int) -> list[str]:
 def main() -> None:
     """Measures, prints a table, writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two clips a step, two rounds, fewer rows: within a minute")
+    parser.add_argument(
+        "--quick", action="store_true", help="two clips a step, two rounds, fewer rows: within a minute"
+    )
     parser.add_argument("--captions", type=Path, help="a CSV with a column `caption`, e.g. AudioCaps' train.csv")
     parser.add_argument("--tokenizer", type=Path, help="RoBERTa's: tokenizer.json, or vocab.json and merges.txt")
+    parser.add_argument("--threads", type=int, help="of each side on a CPU")
+    parser.add_argument("--rounds", type=int, help="turns of each side")
     parser.add_argument("--json", type=Path, help="file for the rows")
     arguments = parser.parse_args()
-    gpu = torch.cuda.is_available()
+    gpu, threads = torch.cuda.is_available(), arguments.threads or torch.get_num_threads()
     batch, rounds = (QUICK_BATCH, QUICK_ROUNDS) if arguments.quick else (64 if gpu else BATCH, ROUNDS)
+    rounds = arguments.rounds or rounds
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = str(demo_dir() / "tokenizer")
         if arguments.tokenizer:
@@ -186,12 +201,9 @@ def main() -> None:
             RobertaTokenizer.from_pretrained(arguments.tokenizer).save_pretrained(folder)
             tokenizer = folder
         captions = read_captions(arguments.captions, max(GPU_BATCHES) if gpu else batch * (rounds + 1))
-        setting = {"batch": batch, "captions": captions, "tokenizer": tokenizer, "threads": torch.get_num_threads()}
-        rows: list[dict[str, Any]] = []
-        parts = [lambda: side_by_side(setting, rounds, arguments.quick)]
-        parts += [lambda: on_gpu(setting, rounds)] if gpu and not arguments.quick else []
-        for part in track(parts, "measuring", disable=not Console().is_terminal):
-            rows += part()
+        setting = {"batch": batch, "captions": captions, "tokenizer": tokenizer, "threads": threads}
+        rows = side_by_side(setting, rounds, arguments.quick)
+        rows += on_gpu(setting, rounds) if gpu and not arguments.quick else []
     table = Table("", "atr", "peer", "ratio", "unit", title=f"batch {batch}, {'GPU' if gpu else 'CPU'}")
     for row in rows:
         numbers = [f"{row[key]:.2f}" if row[key] is not None else "" for key in ("value", "peer", "ratio")]
@@ -199,7 +211,13 @@ def main() -> None:
     Console().print(table)
     if arguments.json:
         words = "AudioCaps" if arguments.captions else "demo"
-        result = {"environment": environment(), "batch": batch, "captions": words, "rows": rows}
+        result = {
+            "environment": environment() | {"threads": threads},
+            "batch": batch,
+            "rounds": rounds,
+            "captions": words,
+            "rows": rows,
+        }
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
 
 

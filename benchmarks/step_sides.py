@@ -32,12 +32,10 @@ class Side:
         compiled: both towers by torch.compile.
     """
 
-    model: nn.Module
+    model: Any
     optimizer: torch.optim.Optimizer
 
-    def __init__(
-        self, batch: int, captions: list[str], tokenizer: str, threads: int, compiled: bool = False
-    ) -> None:
+    def __init__(self, batch: int, captions: list[str], tokenizer: str, threads: int, compiled: bool = False) -> None:
         torch.set_num_threads(threads)
         torch.manual_seed(0)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -78,9 +76,7 @@ class Side:
         self._wait()
         return time.perf_counter() - began
 
-    def step(
-        self, number: int, precision: str, longest: bool, from_waveform: bool = False, repeat: int = 1
-    ) -> float:
+    def step(self, number: int, precision: str, longest: bool, from_waveform: bool = False, repeat: int = 1) -> float:
         """Seconds of whole training steps."""
         tokens = self.tokens(number, longest)
         return sum(self.timed(precision, lambda: self.loss(tokens, from_waveform), True) for _ in range(repeat))
@@ -154,7 +150,8 @@ class Transformers(Side):
     def start(self) -> None:  # noqa: D102
         from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
 
-        self.model = ClapModel(ClapConfig()).to(self.device)
+        self.model = ClapModel(ClapConfig())
+        self.model.to(self.device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
         self.extractor = ClapFeatureExtractor(frequency_min=50, truncation="rand_trunc")
         self.is_longer = torch.zeros(self.batch, 1, dtype=torch.bool, device=self.device)

@@ -30,8 +30,7 @@ def set_compute(model: Clap, compile: bool = False, recompute: Sequence[str] = (
     if unknown := [name for name in recompute if name not in ("audio", "text")]:
         raise UsageError(f"compute.recompute names {unknown[0]!r}; allowed: audio, text")
     if "audio" in recompute:
-        for stage in model.audio.layers:
-            stage.recompute = True
+        model.audio.recompute()
     if "text" in recompute:
         inner = model.text.inner
         if not inner.supports_gradient_checkpointing:
@@ -75,7 +74,7 @@ def onednn_is_float32() -> bool:
     That permission is the only way to have PyTorch take oneDNN for float32. Processors without AMX, and all but
     ARM's, have no kernel that makes use of it and multiply in float32, but with AVX-512 on any maker's.
     """
-    matmul = torch.backends.mkldnn.matmul
+    matmul = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009  # an attribute that its stubs lack
     before = matmul.fp32_precision
     if not torch.backends.mkldnn.is_available() or platform.machine() not in ("x86_64", "AMD64"):
         return False

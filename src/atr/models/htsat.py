@@ -1,8 +1,8 @@
 """HTSAT as CLAP uses it: a Swin transformer over a log-mel that is folded into a square picture.
 
-The stages (`window.py`) carry timm's names and compute the same function as timm's and as LAION's own Swin (DOI
-10.1109/ICASSP43922.2022.9746312; LAION-AI/CLAP at 1fd4c37, `clap_module/htsat.py`). The heads for AudioSet labels are left out: the contrastive
-loss gives them no gradient.
+The stages (`window.py`) carry timm's names and compute the same function as timm's and as LAION's own Swin
+(DOI 10.1109/ICASSP43922.2022.9746312; LAION-AI/CLAP at 1fd4c37, `clap_module/htsat.py`). The heads for AudioSet labels
+are left out: the contrastive loss gives them no gradient.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class HTSAT(nn.Module):
         drop_path: largest share of DropPath; it grows linearly from 0 over the blocks.
         spec_augment: stripes set to 0 in training.
         attention: `plain`, `sdpa`, or `auto`: sdpa on a GPU, plain on a CPU (there, sdpa with the window mask
-            was slower: `benchmarks/attention.py`). All compute the same.
+            was slower: `benchmarks/attention.py`). Both compute the same.
 
     Attributes:
         dim: width of the output.
@@ -105,6 +105,11 @@ class HTSAT(nn.Module):
         segments, side = self.picture_size // self.n_mels, self.last_side
         x = x.reshape(len(x), segments, side // segments, side, self.dim)  # (B, segment, frequency, time, C)
         return x.mean(dim=2).reshape(len(x), segments * side, self.dim)
+
+    def recompute(self) -> None:
+        """Computes each block again in the backward pass, in exchange for its activations' memory."""
+        for stage in self.layers:
+            stage.recompute = True  # type: ignore[assignment]
 
     def embed(self, picture: Tensor) -> Tensor:
         """`(B, 1, S, S)` -> one token for each patch, `(B, N, C)`, in the order of the first windows.
