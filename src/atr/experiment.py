@@ -44,18 +44,13 @@ def train(cfg: DictConfig) -> dict[str, float]:
     """
     if unset := missing(cfg):
         raise UsageError(f"experiment={cfg.name} needs a value for: {', '.join(unset)} (e.g. {unset[0]}=…)")
-    if cfg.run_dir is None:
-        raise UsageError("run_dir is null; name the folder of the run")
-    cfg.run_dir = of_first_rank(str(cfg.run_dir))
+    check_values(cfg)
+    run_dir = Path(of_first_rank(str(cfg.run_dir)))
+    cfg.run_dir = str(run_dir)
     OmegaConf.resolve(cfg)
     OmegaConf.set_readonly(cfg, True)
-    check_templates(cfg.evaluation.templates)
-    check_values(cfg)
-    check_saving(cfg)
-    run_dir = Path(cfg.run_dir)
-    resume = find_resume(cfg)
-    if resume is not None:
-        resume = Path(of_first_rank(str(resume)))
+    found = of_first_rank(str(find_resume(cfg) or ""))
+    resume = Path(found) if found else None
     check_folders(cfg)
     torch.manual_seed(cfg.seed)  # initial weights
     model, towers = initial_model(cfg)
@@ -81,16 +76,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
         (run_dir / "environment.json").write_text(json.dumps(environment() | {"data": hashes}, indent=2))
-    say(trainer, opening(cfg, model, data, trainer))
-    if trainer.is_global_zero:
-        print(report(towers, run_dir), flush=True)
-    for line in [*how_trained(cfg, task), *leaks]:
-        say(trainer, line)
-    for name, shards in data.sets.items():
-        if shards.quarantined:
-            say(trainer, f"{name}: {len(shards.quarantined)} clips are left out by {QUARANTINE}")
-        if shards.lost:
-            say(trainer, f"{name}: lost in damaged shards, {len(shards.lost)} entries:\n{list_bad(shards.lost)}")
+        lines = [opening(cfg, model, data, trainer), report(towers, run_dir), *how_trained(cfg, task), *leaks]
+        print("\n".join(lines + left_out(data)), flush=True)
     fit(trainer, task, data, run_dir / "checkpoints", resume)
     leave_group(trainer)
     remarks = [f"{name}: {line}" for name, ledger in ledgers.items() for line in ledger.lines()]
@@ -121,6 +108,10 @@ def check_values(cfg: DictConfig) -> None:
     Raises:
         UsageError: naming the value.
     """
+    if cfg.run_dir is None:
+        raise UsageError("run_dir is null; name the folder of the run")
+    check_templates(cfg.evaluation.templates)
+    check_saving(cfg)
     if cfg.seed < 0:
         raise UsageError(f"seed={cfg.seed}; it must be 0 or more")
     if (size := cfg.micro_batch) is not None and (not isinstance(size, int) or size < 1):
@@ -204,6 +195,17 @@ def opening(cfg: DictConfig, model: Clap, data: AudioTextData, trainer: pl.Train
         f"run         {cfg.run_dir}\ndata        {sets}\n"
         f"model       audio {millions(model.audio)}, text {millions(model.text)} parameters\ndevice      {device}"
     )
+
+
+def left_out(data: AudioTextData) -> list[str]:
+    """What of the sets is not used, and why."""
+    lines = []
+    for name, shards in data.sets.items():
+        if shards.quarantined:
+            lines.append(f"{name}: {len(shards.quarantined)} clips are left out by {QUARANTINE}")
+        if shards.lost:
+            lines.append(f"{name}: lost in damaged shards, {len(shards.lost)} entries:\n{list_bad(shards.lost)}")
+    return lines
 
 
 def how_trained(cfg: DictConfig, task: ContrastiveTask) -> list[str]:
