@@ -119,7 +119,10 @@ def test_wherever_it_was_written_the_rest_is_trained(run, tmp_path):
         assert same(content["state_dict"], references[step]), path.name
         assert equal(content["current_model_state"], whole.states[step]), path.name
         if path.stem in ("2_validation_end", "3_batch_end"):
-            rest = run(f"rest_{path.stem}", *settings, f"resume={path}")
+            (again := tmp_path / f"again_{path.stem}").mkdir()
+            rest = run(f"rest_{path.stem}", *settings, f"resume={path}", folder=again)
+            first = torch.load(again / f"{step}_batch_start.ckpt", weights_only=True)  # nothing was taken in twice
+            assert equal(first["state_dict"], content["state_dict"]), path.name
             assert equal(rest.states[0], whole.states[step]) and equal(rest.states[-1], whole.states[-1])
             state = read(tmp_path / f"rest_{path.stem}")
             for key in ("state_dict", "current_model_state"):
