@@ -45,7 +45,7 @@ def serve(kind: str, setting: dict[str, Any], pipe: Connection) -> None:
     while (call := _next(pipe)) is not None:
         try:
             pipe.send((getattr(side, call[0])(**call[1]), None))
-        except (RuntimeError, ImportError, torch.OutOfMemoryError) as error:
+        except (RuntimeError, ImportError) as error:  # out of memory, no open_clip
             pipe.send((None, f"{type(error).__name__}: {str(error).splitlines()[0]}"))
 
 
@@ -93,44 +93,34 @@ def turns(ours: Process, peer: Process, rounds: int, batch: int, method: str, mi
     return {"value": batch / ours_s, "unit": "samples/s", "peer": batch / peer_s, "ratio": ratio}
 
 
-def side_by_side(setting: dict[str, Any], rounds: int, quick: bool) -> list[dict[str, Any]]:
-    """The rows against transformers."""
+def side_by_side(setting: dict[str, Any], precision: str, rounds: int, quick: bool) -> list[dict[str, Any]]:
+    """The rows against transformers and open_clip in one precision."""
     rows: list[dict[str, Any]] = []
     ours, peer, batch = Process("atr", setting), Process("transformers", setting), setting["batch"]
+    kind: dict[str, Any] = {"precision": precision}
+    longest, padded = kind | {"longest": True}, kind | {"longest": False}
 
     def row(name: str, method: str, mine: dict[str, Any], theirs: dict[str, Any]) -> None:
         rows.append({"name": name} | turns(ours, peer, rounds, batch, method, mine, theirs))
         print("{name}: {value:.2f} {unit}, peer {peer:.2f}, ratio {ratio:.2f}".format(**rows[-1]), flush=True)
 
-    longest, padded = {"longest": True}, {"longest": False}
-    for precision in ("bf16", "fp32"):
-        kind: dict[str, Any] = {"precision": precision}
-        for process in (ours, peer):
-            process("forget_peak")
-        row(f"step/{precision}", "step", kind | longest, kind | padded)
-        used = [process("peak") for process in (ours, peer)]
-        rows.append(
-            {"name": f"step/{precision}/memory", "value": used[0], "unit": "MB", "peer": used[1],
-             "ratio": used[1] / used[0]}
-        )  # fmt: skip
-        row(f"step/{precision}/equal_text", "step", kind | longest, kind | longest)
-        if not quick:
-            row(f"tower/text/{precision}", "text", kind | longest, kind | padded)
-            row(f"step/{precision}/from_waveform", "step", kind | longest, kind | padded | {"from_waveform": True})
+    row(f"step/{precision}", "step", longest, padded)
+    used = [process("peak") for process in (ours, peer)]
+    memory = {"name": f"step/{precision}/memory", "value": used[0], "unit": "MB"}
+    rows.append(memory | {"peer": used[1], "ratio": used[1] / used[0]})
+    row(f"step/{precision}/equal_text", "step", longest, longest)
+    if not quick:
+        row(f"tower/text/{precision}", "text", longest, padded)
+        row(f"step/{precision}/from_waveform", "step", longest, padded | {"from_waveform": True})
     peer("set_process")
-    for precision in ("bf16", "fp32"):
-        kind = {"precision": precision, "longest": True}
-        row(f"step/{precision}/same_process_settings", "step", kind, kind)
+    row(f"step/{precision}/same_process_settings", "step", longest, longest)
     peer.close()
+    peer = Process("open_clip", setting)
     try:
-        peer = Process("open_clip", setting)
-        for precision in ("bf16", "fp32"):
-            kind = {"precision": precision}
-            row(f"tower/{precision}", "audio", kind, kind)
+        row(f"tower/{precision}", "audio", kind, kind)
     except RuntimeError as error:
-        Console().print(f"open_clip: not measured ({error})", highlight=False)
-    finally:
-        peer.close()
+        print(f"tower/{precision}: not measured beside open_clip ({error})", flush=True)
+    peer.close()
     ours.close()
     return rows
 
@@ -202,7 +192,9 @@ def main() -> None:
             tokenizer = folder
         captions = read_captions(arguments.captions, max(GPU_BATCHES) if gpu else batch * (rounds + 1))
         setting = {"batch": batch, "captions": captions, "tokenizer": tokenizer, "threads": threads}
-        rows = side_by_side(setting, rounds, arguments.quick)
+        rows = [
+            row for precision in ("bf16", "fp32") for row in side_by_side(setting, precision, rounds, arguments.quick)
+        ]
         rows += on_gpu(setting, rounds) if gpu and not arguments.quick else []
     table = Table("", "atr", "peer", "ratio", "unit", title=f"batch {batch}, {'GPU' if gpu else 'CPU'}")
     for row in rows:

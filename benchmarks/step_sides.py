@@ -89,13 +89,6 @@ class Side:
             self.timed("bf16", lambda: self.loss(self.tokens(0, True), False), False)
         return counter.get_total_flops()
 
-    def forget_peak(self) -> None:
-        """Starts the search for the peak of the memory anew."""
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            Path("/proc/self/clear_refs").write_text("5")
-
     def peak(self) -> float:
         """MB."""
         if self.device.type == "cuda":
