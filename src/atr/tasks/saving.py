@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import Callback, Checkpoint, WeightAveraging
 from atr.checkpoint import WEIGHTS, read_checkpoint
 from atr.errors import CheckpointError, UsageError
 from atr.tasks.files import PART
+from atr.tasks.finite import NonFinite
 from atr.tasks.stopping import Interrupted, Listener
 from atr.types import Batch
 
@@ -92,7 +93,7 @@ class SaveWhenStopped(Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Saves all that resuming needs, when it is an error in training and not one of saving."""
-        told = isinstance(exception, Interrupted | CheckpointError)
+        told = isinstance(exception, Interrupted | CheckpointError | NonFinite)  # their state is saved, or cannot be
         if self._began and trainer.global_step > 0 and trainer.world_size == 1 and not told:
             self._save(trainer, pl_module, self.folder / self.NAME)
 
