@@ -13,7 +13,6 @@ from atr.errors import UsageError
 from atr.experiment import train
 from atr.tasks import contrastive
 from atr.tasks.averaging import WeightAverage
-from atr.tasks.trainer import Interrupted
 from tests.tasks.recording import PLACES, Runs, copied
 
 CLOSE = {"rtol": 0, "atol": 1e-6}  # float32 against float64; measured: 6e-8. One step changes weights by 1e-2
@@ -151,10 +150,10 @@ def test_a_run_that_is_stopped_within_a_validation_saves_both(run, tmp_path):
     class Stop(pl.Callback):
         def on_validation_batch_start(self, trainer, module, batch, index, dataloader_idx=0):
             if trainer.global_step == 4:
-                raise KeyboardInterrupt
+                raise RuntimeError("within the validation")
 
     settings = ["ema=0.8", f"data.validation=[{tmp_path / 'validation'}]"]
-    with pytest.raises(Interrupted):
+    with pytest.raises(RuntimeError, match="within the validation"):
         run("stopped", *settings, callbacks=[Stop()])
     saved = read(tmp_path / "stopped", "interrupted.ckpt")
     (stopped,) = run.records

@@ -80,7 +80,7 @@ def runs(tmp_path_factory) -> Runs:
         plans.append(runs.plan(f"fsdp-{loss}", 2, f"loss={loss}", "trainer=fsdp2", keep=KEPT))
     run(**runs.plan("one-clipped", 1, "trainer.gradient_clip_val=0.5"))
     clipped = ("trainer=fsdp2", "trainer.gradient_clip_val=0.5")
-    plans.append(runs.plan("fsdp-clipped", 2, *clipped, "+optimizer.fused=true"))
+    plans.append(runs.plan("fsdp-clipped", 2, *clipped, "optimizer.fused=true"))
     plans.append(runs.plan("alone", 2, alone=True))
     run(**runs.plan("other-order", 1, "data.seed=1"))
     plans.append(runs.plan("fsdp-from-fsdp", 2, "trainer=fsdp2", f"resume={runs.folder / 'fsdp-info_nce.ckpt'}"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, Checkpoint, WeightAveraging
+from pytorch_lightning.callbacks import Callback, Checkpoint
 
 from atr.checkpoint import WEIGHTS, read_checkpoint
 from atr.errors import CheckpointError, UsageError
@@ -59,14 +59,14 @@ class SaveWhenStopped(Callback):
     ) -> None:
         """The step before is done with its validation."""
         self._began = True
-        self._stop_if_told(trainer, pl_module)
+        self._stop_if_told(trainer)
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Ranks may have different numbers of batches; they ask each other as long as all have one."""
         if self._validating and batch_idx < self._fewest:
-            self._stop_if_told(trainer, pl_module)
+            self._stop_if_told(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From here on a checkpoint lacks this validation."""
@@ -95,7 +95,7 @@ class SaveWhenStopped(Callback):
         """Saves all that resuming needs, when it is an error in training and not one of saving."""
         told = isinstance(exception, Interrupted | CheckpointError | NonFinite)  # their state is saved, or cannot be
         if self._began and trainer.global_step > 0 and trainer.world_size == 1 and not told:
-            self._save(trainer, pl_module, self.folder / self.NAME)
+            trainer.save_checkpoint(self.folder / self.NAME, weights_only=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Whether a validation was not done."""
@@ -105,7 +105,7 @@ class SaveWhenStopped(Callback):
         """See `on_train_start`."""
         self._due = state_dict["validation_due"]
 
-    def _stop_if_told(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def _stop_if_told(self, trainer: pl.Trainer) -> None:
         number = int(self.listener.received or 0)
         if trainer.world_size > 1:
             told = torch.tensor(number, device=trainer.strategy.root_device)
@@ -115,15 +115,8 @@ class SaveWhenStopped(Callback):
         step, path = trainer.global_step, None
         if step > 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             path = self.folder / "last.ckpt"
-            self._save(trainer, module, path)
+            trainer.save_checkpoint(path, weights_only=False)
         raise Interrupted(number, path, step)
-
-    def _save(self, trainer: pl.Trainer, module: pl.LightningModule, path: Path) -> None:
-        if self._validating:  # with the averaged weights in the model's place
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, WeightAveraging):
-                    callback.on_validation_epoch_end(trainer, module)
-        trainer.save_checkpoint(path, weights_only=False)
 
 
 class KeepBest(Checkpoint):
