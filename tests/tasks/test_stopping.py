@@ -9,7 +9,6 @@ import sys
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EMAWeightAveraging
 
 from atr import experiment
 from atr.checkpoint import read_checkpoint
@@ -17,6 +16,7 @@ from atr.errors import UsageError
 from atr.experiment import build_trainer, train
 from atr.shards.write import write_shards
 from atr.tasks import stopping
+from atr.tasks.averaging import WeightAverage
 from atr.tasks.saving import SaveWhenStopped
 from atr.tasks.stopping import Interrupted, requeue
 from tests.conftest import Compose, make_clips
@@ -68,8 +68,6 @@ class Runs:
         def noted(*arguments):
             trainer = build_trainer(*arguments)
             trainer.callbacks.append(note)
-            if average:
-                trainer.callbacks.append(EMAWeightAveraging(decay=0.5))
             return trainer
 
         with pytest.MonkeyPatch.context() as patch:
@@ -81,7 +79,8 @@ class Runs:
                     f"run_dir={self.folder / name}", "data.test=[]", f"data.validation=[{self.folder / 'validation'}]",
                     "data.batch_size=4", "trainer.val_check_interval=2", "optimizer=adamw", "leaks.action=ignore",
                     "trainer.log_every_n_steps=1",
-                    f"evaluation.monitor={MONITOR}", "checkpoint.keep_best=2", *more,
+                    f"evaluation.monitor={MONITOR}", "checkpoint.keep_best=2",
+                    f"ema={0.5 if average else 'null'}", *more,
                 )
             )  # fmt: skip
         return note
@@ -175,7 +174,14 @@ def test_without_the_due_validation_it_would_be_left_out(run, tmp_path, monkeypa
 
 def test_averaged_weights_are_not_taken_for_the_trained_ones(run, tmp_path, monkeypatch):
     """The control: saved within a validation as they stand there, the two are interchanged."""
-    monkeypatch.setattr(SaveWhenStopped, "_save", lambda self, trainer, module, path: trainer.save_checkpoint(path))
+    save = WeightAverage.on_save_checkpoint
+
+    def as_they_stand(self, *arguments):
+        swapped, self._swapped = self._swapped, False
+        save(self, *arguments)
+        self._swapped = swapped
+
+    monkeypatch.setattr(WeightAverage, "on_save_checkpoint", as_they_stand)
     with pytest.raises(Interrupted):
         run("first", note=Noting("validation", 4), average=True)
     run("rest", f"resume={tmp_path / 'first' / 'checkpoints' / 'last.ckpt'}", average=True)
