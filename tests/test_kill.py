@@ -103,16 +103,24 @@ class Runs:
         return torch.load(self.folder / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
+def free_port() -> int:
+    """Below those that the system gives to connections: it is used seconds later only."""
+    while True:
+        port = int(np.random.default_rng().integers(15_000, 32_000))
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("", port))
+            return port
+
+
 class Ranks:
     """The processes of a run, each forked from one that has imported everything; all are killed in the end."""
 
     def __init__(self, given: Path, output: Path, ranks: int) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["tests.kill_child", "librosa.core", "librosa.effects"])
-        with pytest.MonkeyPatch.context() as patch, socket.socket() as free:
+        port = free_port()
+        with pytest.MonkeyPatch.context() as patch:
             patch.setenv("OMP_NUM_THREADS", "1")  # from the first one on, for all
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
             self.processes = [
                 context.Process(target=kill_child.run, args=(str(given), str(output), rank, ranks, port))
                 for rank in range(ranks)
