@@ -85,6 +85,7 @@ def test_help_has_an_example(verb):
     assert result.exit_code == 0 and f"atr {verb} " in result.stdout
 
 
+@pytest.mark.slow
 def test_train_py_is_the_same_thing(tmp_path):
     result = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), "trainer.max_epoch=3"], capture_output=True, text=True, cwd=tmp_path

@@ -89,6 +89,7 @@ def test_it_says_what_it_cannot_measure(tiny, tmp_path):
         diagnose(tiny(f"data.train=[{tmp_path / 'nowhere'}]"))
 
 
+@pytest.mark.slow
 def test_the_verb_prints_json(shards):
     overrides = [*TINY, f"data.train=[{shards}]", "data.test=[]", "data.batch_size=8", "data.num_workers=0"]
     done = subprocess.run(

@@ -187,7 +187,9 @@ def check_end(runs: Runs, name: str, uninterrupted: Callable[[int], Runs]) -> No
     assert [key for key in expected if not torch.equal(expected[key], state[key])] == []
 
 
-@pytest.mark.parametrize(("workers", "ranks", "after"), [(2, 1, 13), (0, 2, STEPS_OF_EPOCH)])
+@pytest.mark.parametrize(
+    ("workers", "ranks", "after"), [pytest.param(2, 1, 13, marks=pytest.mark.slow), (0, 2, STEPS_OF_EPOCH)]
+)
 def test_a_killed_run_goes_on_exactly(workers, ranks, after, tmp_path, thirty_four_clips, uninterrupted):
     runs = Runs(tmp_path / "runs", thirty_four_clips, ranks, workers)
     runs.killed("first", after=after)

@@ -70,7 +70,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     ledgers = {name: data.ledger(name, cfg.bad_samples) for name in ("train", "validation")}
     fresh = not (towers["audio_projection"].source or towers["text_projection"].source)
     chance, finite = watchers(cfg, run_dir, fresh)
-    trainer = build_trainer(cfg, run_dir, CountBad(ledgers["train"], ledgers["validation"]), chance, finite)
+    trainer = build_trainer(cfg, run_dir, resume, CountBad(ledgers["train"], ledgers["validation"]), chance, finite)
     share_processors(trainer, data.num_workers)
     if trainer.is_global_zero:
         run_dir.mkdir(parents=True, exist_ok=True)

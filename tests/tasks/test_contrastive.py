@@ -47,6 +47,7 @@ def test_the_logit_scale_is_clamped_after_each_step(tiny):
     assert task.loss.logit_scale.exp().item() == pytest.approx(100.0, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_train_with_no_unused_parameter(tiny, tmp_path):
     """DDP stops at the second step when a parameter got no gradient in the first. The numbers come once."""
     overrides = [*TINY, f"data.train=[{tiny.shards}]", f"data.test=[{tiny.shards}]", f"data.validation=[{tiny.shards}]",

@@ -189,6 +189,7 @@ except NonFinite as stop:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", ["stop", pytest.param("skip", marks=pytest.mark.slow)])
 def test_two_processes_agree_though_one_of_them_has_the_clip(silent, tmp_path, answer):
     script = tmp_path / "child.py"

@@ -151,6 +151,7 @@ experiment.train(compose_config(sys.argv[2:]))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_with_a_frozen_tower(tiny, tmp_path):
     """DDP stops at the second step when a parameter got no gradient in the first; its weights stay in step."""
     (tmp_path / "child.py").write_text(CHILD)

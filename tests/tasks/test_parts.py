@@ -200,6 +200,7 @@ def test_two_processes_in_parts_give_the_gradients_of_the_whole_batch(setup, tmp
             assert furthest(found, whole) < 1e-5, size
 
 
+@pytest.mark.slow
 def test_lightning_trains_two_processes_in_parts_and_blocks(tiny, tmp_path):
     """DDP stops at the second step when a parameter got no gradient in the first."""
     overrides = [*TINY, f"run_dir={tmp_path}/run", f"data.train=[{tiny.shards}]", "data.test=[]", "data.batch_size=8",

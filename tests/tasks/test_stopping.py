@@ -114,12 +114,9 @@ def best_of(run_dir):
     return {path.name: read_checkpoint(path).step for path in (run_dir / "checkpoints").glob("best*.ckpt")}
 
 
-def validation_rows(*run_dirs):
-    rows = []
-    for folder in run_dirs:
-        with (folder / "metrics.csv").open() as file:
-            rows += [(row["step"], row[MONITOR]) for row in csv.DictReader(file) if row.get(MONITOR)]
-    return rows
+def logged(run_dir, column):
+    with (run_dir / "metrics.csv").open() as file:
+        return [(row["step"], row[column]) for row in csv.DictReader(file) if row.get(column)]
 
 
 def same(one, other):
@@ -159,9 +156,18 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(run, tmp_path, place, step,
     assert note.steps + rest.steps == whole.steps
     assert note.validations + rest.validations == whole.validations == [2, 4, 6, 8]
     assert same(state(where), state(tmp_path / "rest"))
-    assert validation_rows(tmp_path / "first", tmp_path / "rest") == validation_rows(where)
+    for column in ("train/loss", MONITOR):  # the curves are whole, too
+        assert logged(tmp_path / "rest", column) == logged(where, column) != logged(tmp_path / "first", column)
     assert best_of(where) == best_of(tmp_path / "rest")
     assert same(state(where, "best"), state(tmp_path / "rest", "best"))
+
+
+def test_curves_are_whole_where_a_run_goes_on_in_its_own_folder(run, tmp_path):
+    where, _ = run.whole(False)
+    with pytest.raises(Interrupted):
+        run("run", note=Noting("batch_end", 3))
+    run("run", f"resume={tmp_path / 'run' / 'checkpoints' / 'last.ckpt'}")
+    assert logged(tmp_path / "run", "train/loss") == logged(where, "train/loss")
 
 
 def test_without_the_due_validation_it_would_be_left_out(run, tmp_path, monkeypatch):

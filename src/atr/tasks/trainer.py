@@ -22,6 +22,7 @@ from atr.shards.forks import available_processors
 from atr.tasks.averaging import WeightAverage
 from atr.tasks.callbacks import StepProgress
 from atr.tasks.contrastive import ContrastiveTask
+from atr.tasks.curves import carry_on, curves_until
 from atr.tasks.files import WholeFiles
 from atr.tasks.resume import rewind
 from atr.tasks.saving import KeepBest, SaveEverySteps, SaveWhenStopped
@@ -29,8 +30,11 @@ from atr.tasks.sharding import is_sharded
 from atr.tasks.stopping import Interrupted
 
 
-def build_trainer(cfg: DictConfig, run_dir: Path, *own: pl.Callback) -> pl.Trainer:
-    """Lightning's trainer with the run's `own` callbacks, our bar, checkpoints, and always `metrics.csv`."""
+def build_trainer(cfg: DictConfig, run_dir: Path, resume: Path | None, *own: pl.Callback) -> pl.Trainer:
+    """Lightning's trainer with the run's `own` callbacks, our bar, checkpoints, and always `metrics.csv`.
+
+    The curves go on from those of the run that is resumed.
+    """
     arguments: Any = OmegaConf.to_container(cfg.trainer)
     arguments["precision"] = arguments["precision"] or best_precision(arguments["accelerator"])
     if isinstance(arguments["strategy"], dict):  # a class of its own, as in trainer=fsdp2
@@ -52,8 +56,11 @@ def build_trainer(cfg: DictConfig, run_dir: Path, *own: pl.Callback) -> pl.Train
     if arguments["enable_progress_bar"]:
         callbacks.append(StepProgress())
     loggers: list[Logger] = [build(cfg.logger)]
-    if not isinstance(loggers[0], CSVLogger):
-        loggers.append(CSVLogger(run_dir, name="", version=""))  # the report's curves
+    curves = loggers[0] if isinstance(loggers[0], CSVLogger) else CSVLogger(run_dir, name="", version="")
+    if curves not in loggers:
+        loggers.append(curves)  # the report's curves
+    if resume is not None:
+        carry_on(curves, curves_until(resume))
     trainer = pl.Trainer(
         **arguments, logger=loggers, callbacks=callbacks, use_distributed_sampler=False,
         default_root_dir=run_dir, plugins=[WholeFiles()],
