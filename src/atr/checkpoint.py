@@ -21,6 +21,7 @@ from atr.models.text import TextEncoder, Tokenizer
 FORMAT = 1
 WEIGHTS = ".safetensors"  # beside each checkpoint: its model alone
 PREFIX = "model."  # of the model's tensors in a `.ckpt`
+SCALE = "loss.logit_scale"  # its logarithm, in a `.ckpt`
 BUILT = (
     "atr.models.clap.Clap", "atr.models.mel.LogMel", "atr.models.htsat.HTSAT", "atr.models.htsat.SpecAugment",
     "atr.models.text.TextEncoder", "atr.models.text.Tokenizer",
@@ -29,13 +30,17 @@ BUILT = (
 
 @dataclass
 class Checkpoint:
-    """What a file holds: `weights` of the `Clap`, `config` of the run, `about` (see `describe`), optimizer steps."""
+    """What a file holds: `weights` of the `Clap`, `config` of the run, `about` (see `describe`), optimizer steps.
+
+    `log_scale` is the logarithm of the logit scale that cosines are multiplied by; None where the file has none.
+    """
 
     path: Path
     weights: dict[str, Tensor]
     config: DictConfig
     about: dict[str, Any]
     step: int
+    log_scale: float | None = None
 
 
 def describe(cfg: DictConfig, model: Clap, labels: list[str], data: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +74,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         hint = f"; checkpoints beside it: {', '.join(beside)}" if beside else "; train one with `python train.py`"
         raise CheckpointError(f"{path} is not there{hint}")
     try:
-        weights, about, step = _weights_alone(path) if path.suffix == WEIGHTS else _of_training(path)
+        weights, about, step, log_scale = _weights_alone(path) if path.suffix == WEIGHTS else _of_training(path)
     except Exception as error:  # torch and safetensors raise many kinds; none of them is a checkpoint of ours
         raise CheckpointError(
             f"{path} is not a checkpoint of atr ({path.stat().st_size} bytes): it is cut off, of another kind, or "
@@ -81,24 +86,26 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         )
     if "${" in about["config"]:  # training writes resolved configurations; an interpolation could hide what is built
         raise CheckpointError(f"{path}: its configuration holds interpolations; it was not written by atr")
-    return Checkpoint(path, weights, DictConfig(OmegaConf.create(about["config"])), about, step)
+    return Checkpoint(path, weights, DictConfig(OmegaConf.create(about["config"])), about, step, log_scale)
 
 
-def _of_training(path: Path) -> tuple[dict[str, Tensor], Any, int]:
-    """Weights, `atr` entry and step of a `.ckpt`; the weights are read from the file when they are used."""
+def _of_training(path: Path) -> tuple[dict[str, Tensor], Any, int, float | None]:
+    """Weights, `atr` entry, step and log scale of a `.ckpt`; the weights are read from the file when they are used."""
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     if not isinstance(content, dict) or "state_dict" not in content:
-        return {}, None, 0
-    weights = {k.removeprefix(PREFIX): v for k, v in content["state_dict"].items() if k.startswith(PREFIX)}
-    return weights, content.get("atr"), content.get("global_step", 0)
+        return {}, None, 0, None
+    state = content["state_dict"]
+    weights = {k.removeprefix(PREFIX): v for k, v in state.items() if k.startswith(PREFIX)}
+    return weights, content.get("atr"), content.get("global_step", 0), float(state[SCALE]) if SCALE in state else None
 
 
-def _weights_alone(path: Path) -> tuple[dict[str, Tensor], Any, int]:
-    """Weights, `atr` entry and step of a `.safetensors`."""
+def _weights_alone(path: Path) -> tuple[dict[str, Tensor], Any, int, float | None]:
+    """Weights, `atr` entry, step and log scale of a `.safetensors`."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return weights, json.loads(metadata.get("atr", "null")), int(metadata.get("step", 0))
+    log_scale = float(metadata["log_scale"]) if "log_scale" in metadata else None  # older files have none
+    return weights, json.loads(metadata.get("atr", "null")), int(metadata.get("step", 0)), log_scale
 
 
 def build_model(checkpoint: Checkpoint, config: DictConfig | None = None) -> Clap:
