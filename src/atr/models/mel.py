@@ -42,6 +42,7 @@ class LogMel(nn.Module):
 
         self.sample_rate, self.seconds = sample_rate, seconds
         self.n_fft, self.hop, self.n_mels, self.floor = n_fft, hop, n_mels, floor
+        self.frequency_min, self.frequency_max = frequency_min, frequency_max
         bank = mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels, fmin=frequency_min, fmax=frequency_max)
         self.register_buffer("filterbank", torch.from_numpy(bank.T.copy()), persistent=False)  # (n_fft/2 + 1, M)
         self.register_buffer("window", torch.hann_window(n_fft, periodic=True), persistent=False)

@@ -1,0 +1,1 @@
+"""Weights and interfaces of the outside world."""

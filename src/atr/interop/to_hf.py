@@ -1,0 +1,175 @@
+"""A `Clap` as a folder of `transformers`: `ClapModel` with its `ClapProcessor`, and whether it computes the same."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from atr.errors import CheckpointError
+from atr.interop.agreement import (
+    CAPTIONS,
+    LABELS,
+    Agreement,
+    as_float,
+    encode_captions,
+    encode_sounds,
+    least_cosine,
+    most_difference,
+    sounds,
+)
+from atr.models.clap import Clap
+from atr.models.htsat import PATCH
+from atr.models.mapping import BUFFERS_HF, to_hf
+
+ROBERTA = ("roberta", "xlm-roberta", "camembert", "clap_text_model")  # one architecture under several names
+TEXT_FIELDS = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "max_position_embeddings", "type_vocab_size",
+    "layer_norm_eps", "pad_token_id", "bos_token_id", "eos_token_id",
+)  # fmt: skip
+EPS = 1e-5  # of the norms of `ClapAudioModel` that its configuration does not reach
+FLOOR = 1e-10  # smallest power in `ClapFeatureExtractor`
+TEMPLATE = "The sound of {}"
+
+
+def obstacles(clap: Clap) -> Iterator[str]:
+    """What of a model `ClapModel` cannot represent, each with what to train instead."""
+    inner, mel = clap.text.inner, clap.mel
+    if inner.config.model_type not in ROBERTA or getattr(inner.config, "is_decoder", False):
+        yield f"its text encoder is a {type(inner).__name__}, ClapModel's RoBERTa (train with model/text=roberta_base)"
+    elif clap.text.pooling != "pooler":
+        yield f"model.text.pooling is {clap.text.pooling}, ClapModel's pooler (train with model.text.pooling=pooler)"
+    windows = [math.isqrt(stage.blocks[0].attn.area) for stage in clap.audio.layers]  # type: ignore[union-attr, index]
+    if len(set(windows)) > 1:
+        yield (
+            f"the last stage of the audio encoder has {windows[-1]} x {windows[-1]} places, fewer than a window of "
+            f"{windows[0]} x {windows[0]}; ClapModel has one window for all stages (train with "
+            f"model.audio.window={windows[-1]})"
+        )
+    if mel.seconds != round(mel.seconds):
+        yield f"it hears {mel.seconds:g} s, ClapFeatureExtractor whole seconds (train with model.mel.seconds=5)"
+    if mel.floor != FLOOR:
+        yield f"model.mel.floor is {mel.floor:g}, ClapFeatureExtractor's {FLOOR:g}"
+    if any(norm.eps != EPS for norm in audio_norms(clap)):
+        yield f"a norm of the audio encoder has another eps than {EPS:g}, ClapAudioModel's"
+    for name in ("audio_projection", "text_projection"):
+        layers = [type(layer) for layer in clap.get_submodule(name).children()]
+        if layers != [nn.Linear, nn.ReLU, nn.Linear]:
+            yield f"{name} is {', '.join(layer.__name__ for layer in layers)}, ClapModel's Linear, ReLU, Linear"
+
+
+def audio_norms(clap: Clap) -> list[Any]:
+    """All norms of the audio encoder."""
+    return [module for module in clap.audio.modules() if isinstance(module, nn.LayerNorm | nn.BatchNorm2d)]
+
+
+def clap_config(clap: Clap, log_scale: float) -> Any:
+    """The `ClapConfig` of a model; every number is the model's own."""
+    from transformers import ClapAudioConfig, ClapConfig, ClapTextConfig
+
+    audio, text = clap.audio, clap.text.inner.config
+    blocks: list[Any] = [block for stage in audio.layers for block in stage.blocks]  # type: ignore[union-attr]
+    audio_config = ClapAudioConfig(
+        window_size=math.isqrt(blocks[0].attn.area), num_mel_bins=audio.n_mels, spec_size=audio.picture_size,
+        patch_size=PATCH, patch_stride=[PATCH, PATCH], hidden_size=audio.dim,
+        patch_embeds_hidden_size=audio.patch_embed.out_channels, depths=[len(stage.blocks) for stage in audio.layers],  # type: ignore[union-attr, arg-type]
+        num_attention_heads=[stage.blocks[0].attn.heads for stage in audio.layers],  # type: ignore[union-attr, index]
+        num_hidden_layers=len(audio.layers), mlp_ratio=blocks[0].mlp.fc1.out_features / blocks[0].mlp.fc1.in_features,
+        hidden_act="gelu", hidden_dropout_prob=0.0, drop_path_rate=float(blocks[-1].drop_path), layer_norm_eps=EPS,
+    )  # fmt: skip
+    return ClapConfig(
+        text_config=ClapTextConfig(**{name: getattr(text, name) for name in TEXT_FIELDS}),
+        audio_config=audio_config, projection_dim=clap.dim, logit_scale_init_value=math.exp(log_scale),
+    )  # fmt: skip
+
+
+def write(folder: Path, clap: Clap, log_scale: float) -> None:
+    """Writes model, tokenizer and preprocessor into a folder.
+
+    Raises:
+        CheckpointError: a tensor has no place in `ClapModel`.
+    """
+    from transformers import ClapModel
+
+    model = ClapModel(clap_config(clap, log_scale))
+    try:
+        tensors = to_hf(clap.state_dict())
+    except KeyError as error:
+        raise CheckpointError(f"ClapModel has no place for the tensor {error}") from error
+    tensors |= {"logit_scale_a": torch.tensor(log_scale), "logit_scale_t": torch.tensor(log_scale)}
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    if unexpected or [key for key in missing if not BUFFERS_HF.fullmatch(key)]:
+        raise CheckpointError(f"ClapModel's tensors are others: {[*missing, *unexpected][:3]}")
+    model.save_pretrained(folder)
+    write_tokenizer(folder, clap)
+    extractor(clap).save_pretrained(folder)
+
+
+def write_tokenizer(folder: Path, clap: Clap) -> None:
+    """Writes the tokenizer; it truncates at the model's length and gives what `ClapModel` takes."""
+    tokenizer = clap.text.tokenizer.inner
+    tokenizer.model_max_length = clap.text.tokenizer.max_tokens
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    tokenizer.save_pretrained(folder)
+
+
+def extractor(clap: Clap) -> Any:
+    """The `ClapFeatureExtractor` that computes a model's log-mel."""
+    from transformers import ClapFeatureExtractor
+
+    mel = clap.mel
+    return ClapFeatureExtractor(
+        feature_size=mel.n_mels, sampling_rate=mel.sample_rate, hop_length=mel.hop, max_length_s=round(mel.seconds),
+        fft_window_size=mel.n_fft, frequency_min=mel.frequency_min, frequency_max=mel.frequency_max,
+        truncation="rand_trunc", padding="repeatpad", processor_class="ClapProcessor",
+    )  # fmt: skip
+
+
+def compare(folder: Path, clap: Clap, log_scale: float) -> Agreement:
+    """Loads a folder in `transformers` and tries it beside the checkpoint's model, on generated sound and captions."""
+    from transformers import ClapModel, ClapProcessor
+
+    theirs = ClapModel.from_pretrained(folder, local_files_only=True).eval()
+    processor = ClapProcessor.from_pretrained(folder, local_files_only=True)
+    waves = sounds(clap.mel.sample_rate, clap.mel.seconds)
+    ours = encode_sounds(clap, list(waves.values())), encode_captions(clap, CAPTIONS)
+    with torch.inference_mode():
+        heard = processor.feature_extractor(
+            [as_float(wave) for wave in waves.values()], sampling_rate=clap.mel.sample_rate, return_tensors="pt"
+        )
+        audio = theirs.get_audio_features(**heard).pooler_output
+        read = processor.tokenizer(CAPTIONS, padding=True, truncation=True, return_tensors="pt")
+        text = theirs.get_text_features(**read).pooler_output
+    expected = probabilities(clap, ours[0], log_scale)
+    found = by_pipeline(theirs, processor, [as_float(wave) for wave in waves.values()])
+    return Agreement(
+        least_cosine(ours[0], audio), least_cosine(ours[1], text),
+        most_difference(ours[0], audio), most_difference(ours[1], text),
+        most_difference(expected, found),
+    )  # fmt: skip
+
+
+def probabilities(clap: Clap, audio: Tensor, log_scale: float) -> Tensor:
+    """Of each label for each sound, `(N, C)`."""
+    text = encode_captions(clap, [TEMPLATE.format(label) for label in LABELS])
+    return (math.exp(log_scale) * audio @ text.T).softmax(dim=1)
+
+
+def by_pipeline(model: Any, processor: Any, waves: list[np.ndarray]) -> Tensor:
+    """The same from `pipeline("zero-shot-audio-classification")`."""
+    from transformers import pipeline
+
+    classify = pipeline(
+        "zero-shot-audio-classification", model=model, tokenizer=processor.tokenizer,
+        feature_extractor=processor.feature_extractor,
+    )  # fmt: skip
+    rows = []
+    for wave in waves:
+        answers = classify(wave, candidate_labels=LABELS, hypothesis_template=TEMPLATE)
+        scores = {answer["label"]: answer["score"] for answer in answers}
+        rows.append([scores[label] for label in LABELS])
+    return torch.tensor(rows)
