@@ -46,7 +46,7 @@ def write_card(
         name=name, where=where, to=to, version=atr.__version__, step=checkpoint.step, dim=clap.dim,
         text_encoder=type(clap.text.inner).__name__, sample_rate=clap.mel.sample_rate, seconds=f"{clap.mel.seconds:g}",
         samples=round(clap.mel.seconds * clap.mel.sample_rate), max_tokens=clap.text.tokenizer.max_tokens,
-        fused=False, checkpoint=checkpoint.path.name, agreement=agreement.lines(),
+        fused=clap.audio.fusion is not None, checkpoint=checkpoint.path.name, agreement=agreement.lines(),
         sounds=len(sounds(clap.mel.sample_rate, clap.mel.seconds)), captions=len(CAPTIONS),
         shards=[(name, data_line(folders(config, name), about)) for name, about in checkpoint.about["data"].items()],
         labels=checkpoint.about.get("labels", []), metrics=sorted(numbers.items()), test_sets=tests, licence=licence,

@@ -22,6 +22,7 @@ from atr.interop.agreement import (
     sounds,
 )
 from atr.models.clap import Clap
+from atr.models.fusion import REDUCTION
 from atr.models.htsat import PATCH
 from atr.models.mapping import BUFFERS_HF, to_hf
 
@@ -32,8 +33,10 @@ TEXT_FIELDS = (
     "layer_norm_eps", "pad_token_id", "bos_token_id", "eos_token_id",
 )  # fmt: skip
 EPS = 1e-5  # of the norms of `ClapAudioModel` that its configuration does not reach
+FUSED_MELS = 64  # into which `ClapFeatureExtractor` squeezes sound that is longer
 FLOOR = 1e-10  # smallest power in `ClapFeatureExtractor`
 TEMPLATE = "The sound of {}"
+PROMPTS = [TEMPLATE.format(label) for label in LABELS]
 
 
 def obstacles(clap: Clap) -> Iterator[str]:
@@ -54,6 +57,14 @@ def obstacles(clap: Clap) -> Iterator[str]:
         yield f"it hears {mel.seconds:g} s, ClapFeatureExtractor whole seconds (train with model.mel.seconds=5)"
     if mel.floor != FLOOR:
         yield f"model.mel.floor is {mel.floor:g}, ClapFeatureExtractor's {FLOOR:g}"
+    fused = clap.audio.fusion is not None
+    if fused != (mel.mel_scale == "htk"):
+        yield (
+            f"model.mel.mel_scale is {mel.mel_scale}; ClapFeatureExtractor has htk with fusion and slaney without (train "
+            f"with model/mel={'clap_48k_htk' if fused else 'clap_48k'})"
+        )
+    if fused and mel.n_mels != FUSED_MELS:
+        yield f"it fuses {mel.n_mels} mel bins, ClapFeatureExtractor {FUSED_MELS} (train with model.mel.n_mels=64)"
     if any(norm.eps != EPS for norm in audio_norms(clap)):
         yield f"a norm of the audio encoder has another eps than {EPS:g}, ClapAudioModel's"
     for name in ("audio_projection", "text_projection"):
@@ -80,6 +91,8 @@ def clap_config(clap: Clap, log_scale: float) -> Any:
         num_attention_heads=[stage.blocks[0].attn.heads for stage in audio.layers],  # type: ignore[union-attr, index]
         num_hidden_layers=len(audio.layers), mlp_ratio=blocks[0].mlp.fc1.out_features / blocks[0].mlp.fc1.in_features,
         hidden_act="gelu", hidden_dropout_prob=0.0, drop_path_rate=float(blocks[-1].drop_path), layer_norm_eps=EPS,
+        enable_fusion=audio.fusion is not None, fusion_type="aff_2d" if audio.fusion is not None else None,
+        aff_block_r=REDUCTION,
     )  # fmt: skip
     return ClapConfig(
         text_config=ClapTextConfig(**{name: getattr(text, name) for name in TEXT_FIELDS}),
@@ -125,37 +138,57 @@ def extractor(clap: Clap) -> Any:
     return ClapFeatureExtractor(
         feature_size=mel.n_mels, sampling_rate=mel.sample_rate, hop_length=mel.hop, max_length_s=round(mel.seconds),
         fft_window_size=mel.n_fft, frequency_min=mel.frequency_min, frequency_max=mel.frequency_max,
-        truncation="rand_trunc", padding="repeatpad", processor_class="ClapProcessor",
+        truncation="rand_trunc" if clap.audio.fusion is None else "fusion", padding="repeatpad", processor_class="ClapProcessor",
     )  # fmt: skip
 
 
+@torch.inference_mode()
 def compare(folder: Path, clap: Clap, log_scale: float) -> Agreement:
     """Loads a folder in `transformers` and tries it beside the checkpoint's model, on generated sound and captions."""
     from transformers import ClapModel, ClapProcessor
 
     theirs = ClapModel.from_pretrained(folder, local_files_only=True).eval()
     processor = ClapProcessor.from_pretrained(folder, local_files_only=True)
-    waves = sounds(clap.mel.sample_rate, clap.mel.seconds)
-    ours = encode_sounds(clap, list(waves.values())), encode_captions(clap, CAPTIONS)
-    with torch.inference_mode():
-        heard = processor.feature_extractor(
-            [as_float(wave) for wave in waves.values()], sampling_rate=clap.mel.sample_rate, return_tensors="pt"
-        )
-        audio = theirs.get_audio_features(**heard).pooler_output
-        read = processor.tokenizer(CAPTIONS, padding=True, truncation=True, return_tensors="pt")
-        text = theirs.get_text_features(**read).pooler_output
-    expected = probabilities(clap, ours[0], log_scale)
-    found = by_pipeline(theirs, processor, [as_float(wave) for wave in waves.values()])
+    waves = list(sounds(clap.mel.sample_rate, clap.mel.seconds).values())
+    heard = extract(processor, clap, waves)
+    audio = encode_sounds(clap, waves), theirs.get_audio_features(**heard).pooler_output
+    tokens = processor.tokenizer(CAPTIONS, padding=True, truncation=True, return_tensors="pt")
+    text = encode_captions(clap, CAPTIONS), theirs.get_text_features(**tokens).pooler_output
+    expected = probabilities(clap, audio[0], log_scale)
+    if clap.audio.fusion is None:
+        found = by_pipeline(theirs, processor, waves)
+    else:
+        prompts = processor.tokenizer(PROMPTS, padding=True, return_tensors="pt")
+        found = theirs(**prompts, **heard).logits_per_audio.softmax(dim=1)
+        longer = long_sound(clap, theirs, waves)
+        audio = torch.cat([audio[0], longer[0]]), torch.cat([audio[1], longer[1]])
     return Agreement(
-        least_cosine(ours[0], audio), least_cosine(ours[1], text),
-        most_difference(ours[0], audio), most_difference(ours[1], text),
+        least_cosine(*audio), least_cosine(*text), most_difference(*audio), most_difference(*text),
         most_difference(expected, found),
     )  # fmt: skip
 
 
+def extract(processor: Any, clap: Clap, waves: list[np.ndarray]) -> Any:
+    """What `ClapModel` takes, of sounds that are not longer than the model's."""
+    heard = processor.feature_extractor(
+        [as_float(wave) for wave in waves], sampling_rate=clap.mel.sample_rate, return_tensors="pt"
+    )
+    if clap.audio.fusion is not None:
+        heard["is_longer"][:] = False  # the extractor marks one of them by chance
+    return heard
+
+
+def long_sound(clap: Clap, theirs: Any, waves: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Both embeddings `(1, D)` of one sound that is longer; from our crops, as their extractor draws its own."""
+    waveform = torch.from_numpy(np.concatenate(waves)).unsqueeze(0)
+    views = clap.log_mel(waveform)
+    marked = torch.ones(1, 1, dtype=torch.bool)
+    return clap.encode_audio(waveform), theirs.get_audio_features(views, is_longer=marked).pooler_output
+
+
 def probabilities(clap: Clap, audio: Tensor, log_scale: float) -> Tensor:
     """Of each label for each sound, `(N, C)`."""
-    text = encode_captions(clap, [TEMPLATE.format(label) for label in LABELS])
+    text = encode_captions(clap, PROMPTS)
     return (math.exp(log_scale) * audio @ text.T).softmax(dim=1)
 
 
@@ -169,7 +202,7 @@ def by_pipeline(model: Any, processor: Any, waves: list[np.ndarray]) -> Tensor:
     )  # fmt: skip
     rows = []
     for wave in waves:
-        answers = classify(wave, candidate_labels=LABELS, hypothesis_template=TEMPLATE)
+        answers = classify(as_float(wave), candidate_labels=LABELS, hypothesis_template=TEMPLATE)
         scores = {answer["label"]: answer["score"] for answer in answers}
         rows.append([scores[label] for label in LABELS])
     return torch.tensor(rows)

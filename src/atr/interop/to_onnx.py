@@ -45,7 +45,10 @@ def obstacles(clap: Clap) -> Iterator[str]:
 
 
 class Audio(nn.Module):
-    """Waveform float32 `(B, T)` -> `(B, D)`; the Fourier transform as a convolution, which every runtime has."""
+    """Waveform float32 `(B, T)` -> `(B, D)`, T as long as a clip, so that a model with fusion has nothing to fuse.
+
+    The Fourier transform is a convolution, which every runtime has.
+    """
 
     basis: Tensor
 
