@@ -79,6 +79,24 @@ def test_every_number_of_the_front_end_and_the_text_encoder_is_written(make, tmp
     assert (front["truncation"], front["padding"]) == ("rand_trunc", "repeatpad")
 
 
+FUSED = ("model.audio.fusion=true", "model.mel.mel_scale=htk", "model.mel.n_mels=64", "model.audio.picture_size=128")
+
+
+def test_a_model_with_fusion(make, tmp_path, monkeypatch):
+    agreement = export(make(*FUSED), tmp_path / "out").agreement
+    assert agreement.audio_difference < 1e-5 and agreement.probability < 1e-4
+    config = json.loads((tmp_path / "out" / "config.json").read_text())["audio_config"]
+    front = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
+    assert (config["enable_fusion"], config["fusion_type"], front["truncation"]) == (True, "aff_2d", "fusion")
+    assert "is_longer" in (tmp_path / "out" / "README.md").read_text()
+    # The control: without the crops the long sound would have another embedding.
+    clap = build_model(read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt"))
+    long = torch.from_numpy(np.concatenate(list(sounds(16_000, 1.0).values())))[None]
+    views = clap.log_mel(long)
+    whole_alone = clap.encode_log_mel(views, torch.tensor([False]))
+    assert views.shape[1] == 4 and (clap.encode_audio(long) - whole_alone).abs().max() > 1e-2
+
+
 @pytest.mark.parametrize(
     "broken", ["eps", "frequency_min", "padding", "exchanged heads", "weight", "token limit", "scale"]
 )
@@ -128,6 +146,8 @@ def test_what_computes_something_else_is_refused_and_nothing_stays(make, tmp_pat
         ),
         (["model.audio.window=8"], r"4 x 4 places, fewer than a window of 8 x 8.*train with model\.audio\.window=4"),
         (["model.mel.seconds=1.5"], r"hears 1\.5 s, ClapFeatureExtractor whole seconds"),
+        (["model.mel.mel_scale=htk"], r"htk with fusion and slaney without \(train with model\.mel\.mel_scale=slaney"),
+        (["model.audio.fusion=true"], r"mel_scale is slaney; .*mel_scale=htk\); it fuses 32 mel bins"),
         (["model.mel.floor=1e-8"], r"floor is 1e-08, ClapFeatureExtractor's 1e-10"),
         (
             ["model.text.pooling=mean", "model.audio.window=8"],

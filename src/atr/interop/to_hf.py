@@ -46,7 +46,8 @@ def obstacles(clap: Clap) -> Iterator[str]:
         yield f"its text encoder is a {type(inner).__name__}, ClapModel's RoBERTa (train with model/text=roberta_base)"
     elif clap.text.pooling != "pooler":
         yield f"model.text.pooling is {clap.text.pooling}, ClapModel's pooler (train with model.text.pooling=pooler)"
-    windows = [math.isqrt(stage.blocks[0].attn.area) for stage in clap.audio.layers]  # type: ignore[union-attr, index]
+    stages: list[Any] = list(clap.audio.layers)
+    windows = [math.isqrt(stage.blocks[0].attn.area) for stage in stages]
     if len(set(windows)) > 1:
         yield (
             f"the last stage of the audio encoder has {windows[-1]} x {windows[-1]} places, fewer than a window of "
@@ -60,8 +61,8 @@ def obstacles(clap: Clap) -> Iterator[str]:
     fused = clap.audio.fusion is not None
     if fused != (mel.mel_scale == "htk"):
         yield (
-            f"model.mel.mel_scale is {mel.mel_scale}; ClapFeatureExtractor has htk with fusion and slaney without (train "
-            f"with model/mel={'clap_48k_htk' if fused else 'clap_48k'})"
+            f"model.mel.mel_scale is {mel.mel_scale}; ClapFeatureExtractor has htk with fusion and slaney without "
+            f"(train with model.mel.mel_scale={'htk' if fused else 'slaney'})"
         )
     if fused and mel.n_mels != FUSED_MELS:
         yield f"it fuses {mel.n_mels} mel bins, ClapFeatureExtractor {FUSED_MELS} (train with model.mel.n_mels=64)"
@@ -83,14 +84,15 @@ def clap_config(clap: Clap, log_scale: float) -> Any:
     from transformers import ClapAudioConfig, ClapConfig, ClapTextConfig
 
     audio, text = clap.audio, clap.text.inner.config
-    blocks: list[Any] = [block for stage in audio.layers for block in stage.blocks]  # type: ignore[union-attr]
+    stages: list[Any] = list(audio.layers)
+    first, last = stages[0].blocks[0], stages[-1].blocks[-1]
     audio_config = ClapAudioConfig(
-        window_size=math.isqrt(blocks[0].attn.area), num_mel_bins=audio.n_mels, spec_size=audio.picture_size,
-        patch_size=PATCH, patch_stride=[PATCH, PATCH], hidden_size=audio.dim,
-        patch_embeds_hidden_size=audio.patch_embed.out_channels, depths=[len(stage.blocks) for stage in audio.layers],  # type: ignore[union-attr, arg-type]
-        num_attention_heads=[stage.blocks[0].attn.heads for stage in audio.layers],  # type: ignore[union-attr, index]
-        num_hidden_layers=len(audio.layers), mlp_ratio=blocks[0].mlp.fc1.out_features / blocks[0].mlp.fc1.in_features,
-        hidden_act="gelu", hidden_dropout_prob=0.0, drop_path_rate=float(blocks[-1].drop_path), layer_norm_eps=EPS,
+        num_mel_bins=audio.n_mels, spec_size=audio.picture_size, patch_size=PATCH, patch_stride=[PATCH, PATCH],
+        patch_embeds_hidden_size=audio.patch_embed.out_channels, hidden_size=audio.dim, num_hidden_layers=len(stages),
+        depths=[len(stage.blocks) for stage in stages],
+        num_attention_heads=[stage.blocks[0].attn.heads for stage in stages],
+        window_size=math.isqrt(first.attn.area), mlp_ratio=first.mlp.fc1.out_features / first.mlp.fc1.in_features,
+        hidden_act="gelu", hidden_dropout_prob=0.0, drop_path_rate=float(last.drop_path), layer_norm_eps=EPS,
         enable_fusion=audio.fusion is not None, fusion_type="aff_2d" if audio.fusion is not None else None,
         aff_block_r=REDUCTION,
     )  # fmt: skip
@@ -138,7 +140,8 @@ def extractor(clap: Clap) -> Any:
     return ClapFeatureExtractor(
         feature_size=mel.n_mels, sampling_rate=mel.sample_rate, hop_length=mel.hop, max_length_s=round(mel.seconds),
         fft_window_size=mel.n_fft, frequency_min=mel.frequency_min, frequency_max=mel.frequency_max,
-        truncation="rand_trunc" if clap.audio.fusion is None else "fusion", padding="repeatpad", processor_class="ClapProcessor",
+        truncation="rand_trunc" if clap.audio.fusion is None else "fusion", padding="repeatpad",
+        processor_class="ClapProcessor",
     )  # fmt: skip
 
 
