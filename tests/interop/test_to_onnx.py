@@ -46,7 +46,7 @@ def test_batches_and_lengths_other_than_those_of_the_export(onnx, make, tmp_path
 
 
 def test_a_model_with_fusion_hears_clips_of_its_length(onnx, make, tmp_path):
-    path = make("model.audio.fusion=true", "model.mel.mel_scale=htk")
+    path = make("+model.audio.fusion=true", "+model.mel.mel_scale=htk")
     assert export(path, tmp_path / "out", "onnx").agreement.audio_difference < 2e-5
     assert "that is not in `audio.onnx`" in (tmp_path / "out" / "README.md").read_text()
 

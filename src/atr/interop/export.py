@@ -2,14 +2,13 @@
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
-
-from rich.console import Console
 
 from atr.checkpoint import build_model, read_checkpoint
 from atr.errors import CheckpointError, UsageError
@@ -59,12 +58,11 @@ def export(
     target = to_hf if to == "hf" else to_onnx
     if found := list(target.obstacles(clap)):
         raise CheckpointError(f"{read.path} cannot be exported to {to}: {'; '.join(found)}")
-    console = Console(stderr=True)
     with whole_folder(folder) as part:
-        with console.status(f"writing {folder}"):
-            target.write(part, clap, read.log_scale)
-        with console.status("loading it again and comparing"):
-            agreement = target.compare(part, clap, read.log_scale)
+        print(f"writing {folder}", file=sys.stderr)
+        target.write(part, clap, read.log_scale)
+        print("loading it again and comparing", file=sys.stderr)
+        agreement = target.compare(part, clap, read.log_scale)
         agreement.check(f"what was to be {folder}")
         name = repository.partition("/")[2] or folder.resolve().name
         write_card(part, read, clap, to, agreement, licence, repository or name, name)

@@ -93,24 +93,25 @@ def write(folder: Path, clap: Clap, log_scale: float) -> None:
     samples = round(mel.seconds * mel.sample_rate)
     batch, length = torch.export.Dim("batch"), torch.export.Dim("tokens", max=clap.text.tokenizer.max_tokens)
     tokens = clap.text.tokenizer(["a dog barks", "rain"])
-    save(Audio(clap), {"waveform": torch.zeros(2, samples)}, {"waveform": {0: batch}}, folder / "audio.onnx")
-    save(Text(clap), tokens, {name: {0: batch, 1: length} for name in tokens}, folder / "text.onnx")
+    save(Audio(clap), {"waveform": torch.zeros(2, samples)}, {"waveform": {0: batch}}, folder, "audio")
+    save(Text(clap), tokens, {name: {0: batch, 1: length} for name in tokens}, folder, "text")
     write_tokenizer(folder, clap)
     about = {
         "sample_rate": mel.sample_rate, "seconds": mel.seconds, "samples": samples, "padding": "repeatpad",
         "max_tokens": clap.text.tokenizer.max_tokens, "dim": clap.dim, "logit_scale": math.exp(log_scale),
-        "inputs": {"audio.onnx": ["waveform"], "text.onnx": list(tokens)}, "output": "embedding",
+        "inputs": {"audio.onnx": ["waveform"], "text.onnx": list(tokens)}, "outputs": {"audio.onnx": ["audio_embedding"], "text.onnx": ["text_embedding"]},
     }  # fmt: skip
     (folder / "encoders.json").write_text(json.dumps(about, indent=2) + "\n")
 
 
-def save(module: nn.Module, inputs: dict[str, Tensor], shapes: dict[str, Any], path: Path) -> None:
-    """Exports a module with inputs of these names."""
+def save(module: nn.Module, inputs: dict[str, Tensor], shapes: dict[str, Any], folder: Path, side: str) -> None:
+    """Exports a module with inputs of these names; its output is `audio_embedding` or `text_embedding`."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own
         torch.onnx.export(
-            module.eval(), kwargs=inputs, f=path, input_names=list(inputs), output_names=["embedding"],
-            dynamic_shapes=shapes, opset_version=OPSET, dynamo=True, external_data=False, verbose=False,
+            module.eval(), kwargs=inputs, f=folder / f"{side}.onnx", input_names=list(inputs),
+            output_names=[f"{side}_embedding"], dynamic_shapes=shapes, opset_version=OPSET, dynamo=True,
+            external_data=False, verbose=False,
         )  # fmt: skip
 
 

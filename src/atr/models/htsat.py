@@ -132,8 +132,8 @@ class HTSAT(nn.Module):
             x = stage(x, fused)
         x = self.to_picture(self.norm(x))
         segments, side = self.picture_size // self.n_mels, self.last_side
-        x = x.reshape(len(x), segments, side // segments, side, self.dim)  # (B, segment, frequency, time, C)
-        return x.mean(dim=2).reshape(len(x), segments * side, self.dim)
+        x = x.reshape(x.shape[0], segments, side // segments, side, self.dim)  # (B, segment, frequency, time, C)
+        return x.mean(dim=2).reshape(x.shape[0], segments * side, self.dim)
 
     def recompute(self) -> None:
         """Computes each block again in the backward pass, in exchange for its activations' memory."""
@@ -181,8 +181,8 @@ class HTSAT(nn.Module):
         x = x.unsqueeze(1)  # (B, 1, F, M)
         if x.shape[2] < target:
             x = F.interpolate(x, (target, self.n_mels), mode="bicubic", align_corners=True)
-        x = x.reshape(len(x), segments, self.picture_size, self.n_mels)  # (B, segment, column, bin)
-        return x.transpose(2, 3).reshape(len(x), 1, self.picture_size, self.picture_size)
+        x = x.reshape(x.shape[0], segments, self.picture_size, self.n_mels)  # (B, segment, column, bin)
+        return x.transpose(2, 3).reshape(x.shape[0], 1, self.picture_size, self.picture_size)
 
 
 class SpecAugment(nn.Module):
