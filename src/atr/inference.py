@@ -123,7 +123,7 @@ def load(path: str | Path, tokenizer: str | Path | None = None) -> AudioTextMode
         UsageError: a tokenizer is given for a model that brings its own.
     """
     checkpoint = read_checkpoint(path)
-    if tokenizer is not None:
+    if tokenizer is not None and "text" in checkpoint.config.model:
         if checkpoint.about["tokenizer"] is not None:
             raise UsageError(f"{path} brings its own tokenizer; leave tokenizer={tokenizer} out")
         OmegaConf.update(checkpoint.config, "model.text.tokenizer.path", str(tokenizer))
