@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from atr.checkpoint import build_model, read_checkpoint
@@ -109,13 +110,23 @@ class AudioTextModel:
         return to_int16(waveform)[0]
 
 
-def load(path: str | Path) -> AudioTextModel:
-    """Loads a checkpoint for use.
+def load(path: str | Path, tokenizer: str | Path | None = None) -> AudioTextModel:
+    """Loads a model for use: a checkpoint of this project, or a released CLAP.
+
+    Args:
+        path: as `atr.checkpoint.read_checkpoint` takes it: a `.ckpt` or `.safetensors` of training, a folder or hub
+            name of `transformers`' `ClapModel`, a `.pt` of LAION-CLAP or Auto-ACD.
+        tokenizer: a folder or hub name, for files that carry none (LAION's); roberta-base by default.
 
     Raises:
-        CheckpointError: the file is not there or is no checkpoint.
+        CheckpointError: it is not there or holds no such model.
+        UsageError: a tokenizer is given for a model that brings its own.
     """
     checkpoint = read_checkpoint(path)
+    if tokenizer is not None and "text" in checkpoint.config.model:
+        if checkpoint.about["tokenizer"] is not None:
+            raise UsageError(f"{path} brings its own tokenizer; leave tokenizer={tokenizer} out")
+        OmegaConf.update(checkpoint.config, "model.text.tokenizer.path", str(tokenizer))
     return AudioTextModel(build_model(checkpoint), checkpoint.about["labels"])
 
 

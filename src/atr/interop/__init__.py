@@ -1,1 +1,1 @@
-"""Weights and interfaces of the outside world."""
+"""Models of other projects: their files in and out."""

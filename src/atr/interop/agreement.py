@@ -12,9 +12,8 @@ from atr.models.clap import Clap
 from atr.pipeline.audio import INT16_PEAK, repeat_pad
 
 LEAST_COSINE = 1 - 1e-5
-MOST_DIFFERENCE = 3e-4  # of a number in a unit vector; measured, of a pure tone: 1.4e-5 in `transformers`, 2.9e-5 in ONNX
-    1e-4  # of a number in a unit vector; measured: up to 1.4e-5, of a pure tone (rounding in the STFT)
-)
+# Of a number in a unit vector. Measured, of a pure tone (rounding in the STFT): 1.4e-5 in `transformers`, 2.9e-5 in ONNX.
+MOST_DIFFERENCE = 3e-4
 MOST_PROBABILITY = 1e-3  # of a label; logits are up to 100 times a cosine
 CAPTIONS = [
     "a dog barks",

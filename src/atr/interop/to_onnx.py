@@ -99,7 +99,8 @@ def write(folder: Path, clap: Clap, log_scale: float) -> None:
     about = {
         "sample_rate": mel.sample_rate, "seconds": mel.seconds, "samples": samples, "padding": "repeatpad",
         "max_tokens": clap.text.tokenizer.max_tokens, "dim": clap.dim, "logit_scale": math.exp(log_scale),
-        "inputs": {"audio.onnx": ["waveform"], "text.onnx": list(tokens)}, "outputs": {"audio.onnx": ["audio_embedding"], "text.onnx": ["text_embedding"]},
+        "inputs": {"audio.onnx": ["waveform"], "text.onnx": list(tokens)},
+        "outputs": {"audio.onnx": ["audio_embedding"], "text.onnx": ["text_embedding"]},
     }  # fmt: skip
     (folder / "encoders.json").write_text(json.dumps(about, indent=2) + "\n")
 
