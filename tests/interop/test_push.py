@@ -24,6 +24,7 @@ class Hub(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     asked: ClassVar[list[tuple[str, str]]] = []
     files: ClassVar[dict[str, bytes]] = {}
+    created: ClassVar[list[dict]] = []
     refuse = False
 
     def do_POST(self):
@@ -33,9 +34,10 @@ class Hub(BaseHTTPRequestHandler):
         if self.refuse:
             return self.answer({"error": "forbidden"}, 403)
         if self.path == "/api/repos/create":
-            asked = json.loads(body)
-            assert asked["private"] is True
-            return self.answer({"url": f"http://hub/{asked['organization']}/{asked['name']}"})
+            self.created.append(json.loads(body))
+            return self.answer({"url": f"http://{self.headers['host']}/org/name"})
+        if self.path == "/api/validate-yaml":
+            return self.answer({"errors": [], "warnings": []})
         if self.path.endswith("/preupload/main"):
             files = [
                 {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]
@@ -46,7 +48,9 @@ class Hub(BaseHTTPRequestHandler):
             part = json.loads(line)
             if part["key"] == "file":
                 self.files[part["value"]["path"]] = base64.b64decode(part["value"]["content"])
-        return self.answer({"success": True, "commitOid": "0" * 40, "commitUrl": "http://hub/org/name/commit/0"})
+        return self.answer(
+            {"success": True, "commitOid": "0" * 40, "commitUrl": f"http://{self.headers['host']}/org/name/commit/0"}
+        )
 
     def do_GET(self):
         self.answer({"error": "not there"}, 404)
@@ -71,52 +75,77 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub():
-    Hub.asked, Hub.files, Hub.refuse = [], {}, False
+    Hub.asked, Hub.files, Hub.created, Hub.refuse = [], {}, [], False
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
 
 
-def upload(path, out, home, address, token=TOKEN):
-    """`atr export … --push`, as a user types it, with this hub."""
-    environment = dict(os.environ, HF_ENDPOINT=address, HF_HUB_OFFLINE="0", HF_HOME=str(home), HF_HUB_DISABLE_XET="1")
-    environment |= {"HF_TOKEN": token} if token else {}
-    if not token:
-        environment.pop("HF_TOKEN", None)
-    command = [sys.executable, "-m", "atr", "export", str(path), str(out), "--push", "org/name"]
+PUSH = """
+import sys
+from pathlib import Path
+from atr.errors import AtrError
+from atr.interop.push import check_push, push
+try:
+    check_push("org/name")
+    print(push(Path(sys.argv[1]), "org/name"))
+except AtrError as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "README.md").write_text("---\nlicense: unknown\n---\n# out\n")
+    (tmp_path / "out" / "model.safetensors").write_bytes(bytes(range(256)) * 10)
+    return tmp_path / "out"
+
+
+def upload(folder, address, token=TOKEN):
+    """Uploads to this hub, in a process whose huggingface_hub knows no other."""
+    environment = dict(os.environ, HF_ENDPOINT=address, HF_HUB_OFFLINE="0", HF_HOME=str(folder.parent))
+    environment |= {"HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1"}
+    command = [sys.executable, "-c", PUSH, str(folder)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
 
-def test_every_file_reaches_the_hub(make, tmp_path, hub):
-    done = upload(make(), tmp_path / "out", tmp_path, hub)
+def test_every_file_reaches_the_hub(folder, hub):
+    done = upload(folder, hub)
     assert done.returncode == 0, done.stderr
-    assert "uploaded    http://hub/org/name" in done.stdout
-    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == Hub.files
-    assert 'model="org/name"' in Hub.files["README.md"].decode()
-    assert {sent for _, sent in Hub.asked} == {f"Bearer {TOKEN}"} and TOKEN not in done.stdout + done.stderr
+    assert done.stdout.strip() == f"{hub}/org/name"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == Hub.files
+    assert [repository.get("private", repository.get("visibility")) for repository in Hub.created] in (
+        [True],
+        ["private"],
+    )
+    assert {sent for path, sent in Hub.asked if path != "/api/validate-yaml"} == {f"Bearer {TOKEN}"}
+    assert TOKEN not in done.stdout + done.stderr
 
 
-def test_a_hub_that_refuses_leaves_the_folder_and_hides_the_token(make, tmp_path, hub):
+def test_a_hub_that_refuses_leaves_the_folder_and_hides_the_token(folder, hub):
     Hub.refuse = True
-    done = upload(make(), tmp_path / "out", tmp_path, hub)
+    done = upload(folder, hub)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "is complete, but was not uploaded to org/name (HTTP status 403)" in done.stderr.replace("\n", " ")
-    assert f"hf upload org/name {tmp_path / 'out'}" in done.stderr and TOKEN not in done.stderr + done.stdout
-    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert f"{folder} is complete, but was not uploaded to org/name (HTTP status 403)" in done.stderr
+    assert f"hf upload org/name {folder}" in done.stderr and TOKEN not in done.stderr + done.stdout
+    assert (folder / "model.safetensors").is_file()
 
 
-def test_without_a_token_nothing_is_written(make, tmp_path, hub):
-    done = upload(make(), tmp_path / "out", tmp_path, hub, token="")
-    assert done.returncode == 2 and "Run `hf auth login`, or set HF_TOKEN" in done.stderr
-    assert not (tmp_path / "out").exists() and Hub.asked == []
+def test_without_a_token_the_hub_is_not_asked(folder, hub):
+    done = upload(folder, hub, token="")
+    assert (
+        done.returncode == 1 and "UsageError" in done.stderr and "Run `hf auth login`, or set HF_TOKEN" in done.stderr
+    )
+    assert Hub.asked == []
 
 
 @pytest.mark.slow  # huggingface_hub tries again for some seconds
-def test_without_a_network_the_folder_stays(make, tmp_path):
-    done = upload(make(), tmp_path / "out", tmp_path, "http://127.0.0.1:9")
+def test_without_a_network_the_folder_stays(folder):
+    done = upload(folder, "http://127.0.0.1:9")
     assert done.returncode == 1 and "was not uploaded to org/name (ConnectError" in done.stderr
-    assert (tmp_path / "out" / "config.json").is_file() and TOKEN not in done.stderr + done.stdout
+    assert (folder / "README.md").is_file() and TOKEN not in done.stderr + done.stdout
 
 
 def test_a_name_that_is_none_is_refused_before_anything_is_read(tmp_path):
@@ -125,3 +154,19 @@ def test_a_name_that_is_none_is_refused_before_anything_is_read(tmp_path):
             check_push(name)
     with pytest.raises(UsageError, match="allowed is ORG/NAME"):
         export(tmp_path / "gone.ckpt", tmp_path / "out", repository="name")
+
+
+def test_export_uploads_what_it_has_verified(make, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    sent = {}
+
+    def record(folder, repository):
+        sent[repository] = sorted(path.name for path in folder.iterdir())
+        return "https://hub/org/name"
+
+    monkeypatch.setattr("atr.interop.export.push", record)
+    assert export(make(), tmp_path / "out", repository="org/name").address == "https://hub/org/name"
+    assert {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"} <= set(
+        sent["org/name"]
+    )
+    assert 'model="org/name"' in (tmp_path / "out" / "README.md").read_text()
