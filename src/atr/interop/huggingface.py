@@ -186,8 +186,8 @@ def _mel(folder: Path, audio: dict[str, Any]) -> dict[str, Any]:
     extractor = ClapFeatureExtractor(**{key: heard[key] for key in (*HEARD, "truncation", "padding") if key in heard})
     if (extractor.truncation == "fusion") != fused:
         raise CheckpointError(
-            f"{folder}: the feature extractor's truncation is {extractor.truncation!r}, but the model's enable_fusion is "
-            f"{fused}. With truncation {'fusion' if fused else 'rand_trunc'} in preprocessor_config.json they go "
+            f"{folder}: the feature extractor's truncation is {extractor.truncation!r}, but the model's enable_fusion "
+            f"is {fused}. With truncation {'fusion' if fused else 'rand_trunc'} in preprocessor_config.json they go "
             "together, if the model was trained so"
         )
     if extractor.padding != "repeatpad":
