@@ -202,6 +202,19 @@ def build_architecture(checkpoint: Checkpoint, config: DictConfig | None = None)
     return model
 
 
+def use_tokenizer(checkpoint: Checkpoint, tokenizer: str | Path | None) -> None:
+    """Names a tokenizer, a folder or hub name, for a checkpoint that carries none; None changes nothing.
+
+    Raises:
+        UsageError: the checkpoint brings its own.
+    """
+    if tokenizer is None or "text" not in checkpoint.config.model:
+        return
+    if checkpoint.about["tokenizer"] is not None:
+        raise UsageError(f"{checkpoint.path} brings its own tokenizer; leave tokenizer={tokenizer} out")
+    OmegaConf.update(checkpoint.config, "model.text.tokenizer.path", str(tokenizer))
+
+
 def tokenizer_of(checkpoint: Checkpoint, model: DictConfig | None = None) -> Tokenizer:
     """The tokenizer that a checkpoint carries; LAION's carry none, and `model.text.tokenizer.path` names theirs.
 

@@ -103,6 +103,7 @@ def export(
     to: Annotated[str, typer.Option(help="`hf` (ClapModel and ClapProcessor of transformers) or `onnx`.")] = "hf",
     licence: Annotated[str, typer.Option(help="Of the weights, for the card, e.g. cc-by-4.0.")] = "",
     push: Annotated[str, typer.Option(help="ORG/NAME on the Hugging Face hub to upload it to.")] = "",
+    tokenizer: Annotated[str | None, typer.Option(help="Folder or hub name, for a LAION .pt, which has none.")] = None,
 ) -> None:
     """Write a model for transformers or as ONNX; what is written is loaded again and must give the same embeddings.
 
@@ -112,7 +113,7 @@ def export(
     """
     from atr.interop.export import export as write
 
-    done = write(checkpoint, folder, to, licence, push)  # type: ignore[arg-type]  # refused when it is another
+    done = write(checkpoint, folder, to, licence, push, tokenizer)  # type: ignore[arg-type]  # refused when it is another
     print("\n".join(done.agreement.lines()))
     print(f"written     {done.folder}" + (f"\nuploaded    {done.address}" if done.address else ""))
 

@@ -7,10 +7,9 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
-from atr.checkpoint import build_model, read_checkpoint
+from atr.checkpoint import build_model, read_checkpoint, use_tokenizer
 from atr.errors import DataError, UsageError
 from atr.evaluation.encode import check_templates, encode_labels, encode_texts
 from atr.models.clap import Clap
@@ -123,10 +122,7 @@ def load(path: str | Path, tokenizer: str | Path | None = None) -> AudioTextMode
         UsageError: a tokenizer is given for a model that brings its own.
     """
     checkpoint = read_checkpoint(path)
-    if tokenizer is not None and "text" in checkpoint.config.model:
-        if checkpoint.about["tokenizer"] is not None:
-            raise UsageError(f"{path} brings its own tokenizer; leave tokenizer={tokenizer} out")
-        OmegaConf.update(checkpoint.config, "model.text.tokenizer.path", str(tokenizer))
+    use_tokenizer(checkpoint, tokenizer)
     return AudioTextModel(build_model(checkpoint), checkpoint.about["labels"])
 
 

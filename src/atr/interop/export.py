@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from atr.checkpoint import build_model, read_checkpoint
+from atr.checkpoint import build_model, read_checkpoint, use_tokenizer
 from atr.errors import CheckpointError, UsageError
 from atr.interop import to_hf, to_onnx
 from atr.interop.agreement import Agreement
@@ -30,7 +30,12 @@ class Exported:
 
 
 def export(
-    checkpoint: str | Path, folder: str | Path, to: Target = "hf", licence: str = "", repository: str = ""
+    checkpoint: str | Path,
+    folder: str | Path,
+    to: Target = "hf",
+    licence: str = "",
+    repository: str = "",
+    tokenizer: str | Path | None = None,
 ) -> Exported:
     """Writes a model for `transformers` or as ONNX, with its card; loads it again and compares.
 
@@ -40,6 +45,7 @@ def export(
         to: `hf`: `ClapModel` and `ClapProcessor`. `onnx`: two encoders.
         licence: of the weights, for the card.
         repository: ORG/NAME on the Hugging Face hub to upload it to.
+        tokenizer: a folder or hub name, for checkpoints that carry none (LAION's).
 
     Raises:
         CheckpointError: the target cannot represent the model, or what was written computes something else.
@@ -52,6 +58,7 @@ def export(
     if repository:
         check_push(repository)
     read = read_checkpoint(checkpoint)
+    use_tokenizer(read, tokenizer)
     if read.log_scale is None:
         raise CheckpointError(f"{read.path} has no logit scale, so no probabilities; export the .ckpt beside it")
     clap = build_model(read)

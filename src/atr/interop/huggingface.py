@@ -183,19 +183,24 @@ def _mel(folder: Path, audio: dict[str, Any]) -> dict[str, Any]:
     from transformers import ClapFeatureExtractor
 
     # What is not written stands at the defaults of transformers, e.g. frequency_min at 0.
-    heard = ClapFeatureExtractor(**{key: heard[key] for key in (*HEARD, "truncation", "padding") if key in heard})
-    if (heard.truncation == "fusion") != fused:
+    extractor = ClapFeatureExtractor(**{key: heard[key] for key in (*HEARD, "truncation", "padding") if key in heard})
+    if (extractor.truncation == "fusion") != fused:
         raise CheckpointError(
-            f"{folder}: the feature extractor's truncation is {heard.truncation!r}, but the model's enable_fusion is "
-            f"{fused}. With truncation {'fusion' if fused else 'rand_trunc'} in preprocessor_config.json they go "
+            f"{folder}: the feature extractor's truncation is {extractor.truncation!r}, but the model's enable_fusion "
+            f"is {fused}. With truncation {'fusion' if fused else 'rand_trunc'} in preprocessor_config.json they go "
             "together, if the model was trained so"
         )
-    if heard.padding != "repeatpad":
+    if extractor.padding != "repeatpad":
         warnings.warn(
-            f"{folder} fills short clips by {heard.padding!r}, atr by 'repeatpad': their embeddings differ",
+            f"{folder} fills short clips by {extractor.padding!r}, atr by 'repeatpad': their embeddings differ",
             stacklevel=2,
         )
-    found = {ours: getattr(heard, theirs) for theirs, ours in HEARD.items()}
+    found = {ours: getattr(extractor, theirs) for theirs, ours in HEARD.items()}
+    if found["n_mels"] != audio["num_mel_bins"]:
+        raise CheckpointError(
+            f"{folder}: the feature extractor's feature_size is {found['n_mels']}, but the model's num_mel_bins is "
+            f"{audio['num_mel_bins']}; they do not belong together"
+        )
     return front_end(fused=fused, **found | {name: float(found[name]) for name in FLOATS})
 
 

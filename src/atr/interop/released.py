@@ -61,7 +61,7 @@ def as_checkpoint(
     if text is not None:
         model |= {"text": _text(path, text), "dim": _rows(weights, "audio_projection.2.weight", path)}
     config = DictConfig({"model": model})
-    about = {
+    about: dict[str, Any] = {
         "format": kind, "version": atr.__version__, "config": OmegaConf.to_yaml(config), "text_config": text,
         "tokenizer": tokenizer, "labels": [], "data": {},
     }  # fmt: skip
