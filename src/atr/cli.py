@@ -96,6 +96,28 @@ def classify(
         print(f"{file}  " + "  ".join(f"{label} {cosine:.3f}" for label, cosine in answer[:top]))
 
 
+@app.command()
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="Anything that `atr.load` takes.")],
+    folder: Annotated[Path, typer.Argument(help="To write to: new, or empty.")],
+    to: Annotated[str, typer.Option(help="`hf` (ClapModel and ClapProcessor of transformers) or `onnx`.")] = "hf",
+    licence: Annotated[str, typer.Option(help="Of the weights, for the card, e.g. cc-by-4.0.")] = "",
+    push: Annotated[str, typer.Option(help="ORG/NAME on the Hugging Face hub to upload it to.")] = "",
+    tokenizer: Annotated[str | None, typer.Option(help="Folder or hub name, for a LAION .pt, which has none.")] = None,
+) -> None:
+    """Write a model for transformers or as ONNX; what is written is loaded again and must give the same embeddings.
+
+    atr export CHECKPOINT --to hf DIR --licence cc-by-4.0 --push ORG/NAME
+
+    atr export CHECKPOINT --to onnx DIR
+    """
+    from atr.interop.export import export as write
+
+    done = write(checkpoint, folder, to, licence, push, tokenizer)  # type: ignore[arg-type]  # refused when it is another
+    print("\n".join(done.agreement.lines()))
+    print(f"written     {done.folder}" + (f"\nuploaded    {done.address}" if done.address else ""))
+
+
 @app.command(context_settings=PASSED_ON)
 def doctor(context: typer.Context, as_json: Json = False) -> None:
     """Measure where a run's time goes on this machine and data, and how many workers it wants.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atr.checkpoint import build_model, read_checkpoint
+from atr.checkpoint import build_model, read_checkpoint, use_tokenizer
 from atr.errors import DataError, UsageError
 from atr.evaluation.encode import check_templates, encode_labels, encode_texts
 from atr.models.clap import Clap
@@ -109,13 +109,20 @@ class AudioTextModel:
         return to_int16(waveform)[0]
 
 
-def load(path: str | Path) -> AudioTextModel:
-    """Loads a checkpoint for use.
+def load(path: str | Path, tokenizer: str | Path | None = None) -> AudioTextModel:
+    """Loads a model for use: a checkpoint of this project, or a released CLAP.
+
+    Args:
+        path: as `atr.checkpoint.read_checkpoint` takes it: a `.ckpt` or `.safetensors` of training, a folder or hub
+            name of `transformers`' `ClapModel`, a `.pt` of LAION-CLAP or Auto-ACD.
+        tokenizer: a folder or hub name, for files that carry none (LAION's); roberta-base by default.
 
     Raises:
-        CheckpointError: the file is not there or is no checkpoint.
+        CheckpointError: it is not there or holds no such model.
+        UsageError: a tokenizer is given for a model that brings its own.
     """
     checkpoint = read_checkpoint(path)
+    use_tokenizer(checkpoint, tokenizer)
     return AudioTextModel(build_model(checkpoint), checkpoint.about["labels"])
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import atr
@@ -183,6 +185,12 @@ def test_the_weights_alone_are_a_model_to_use(tiny, tmp_path):
     sound = (torch.randn(16_000, generator=torch.Generator().manual_seed(0)).numpy(), 16_000)
     assert torch.equal(one.encode_audio([sound]), other.encode_audio([sound])) and one.labels == other.labels
     assert read_checkpoint(alone).step == read_checkpoint(path).step == 2
+    scale = torch.load(path, weights_only=True)["state_dict"]["loss.logit_scale"].item()
+    assert read_checkpoint(alone).log_scale == read_checkpoint(path).log_scale == scale != 0.0
+    weights = load_file(alone)
+    save_file(weights, alone, {"atr": safe_open(alone, "pt").metadata()["atr"]})  # as before the scale was kept
+    assert read_checkpoint(alone).log_scale is None and read_checkpoint(alone).step == 0
+    alone.write_bytes(path.with_suffix(".safetensors").read_bytes())
     assert alone.stat().st_size < 0.6 * path.stat().st_size
     with pytest.raises(CheckpointError, match=r"model\.safetensors holds weights only; go on with the \.ckpt beside"):
         train(tiny(f"resume={alone}"))

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from atr.checkpoint import build_model, read_checkpoint
+from atr.config import compose_config
 from atr.errors import UsageError
 from atr.evaluation.encode import Part, by_corpus, check_templates, encode_clips, join_set
 from atr.evaluation.scores import Scores, score
@@ -125,12 +126,15 @@ def evaluate_checkpoint(path: str | Path, folders: Sequence[str] = (), templates
     """
     checkpoint = read_checkpoint(path)
     cfg = checkpoint.config
+    if "evaluation" not in cfg:  # a released model has no run; it is evaluated as a new run's would be
+        cfg = compose_config(["init=null", "data.test=null"])
+        cfg.model = checkpoint.config.model
     model = build_model(checkpoint)
     templates = check_templates(list(templates) or cfg.evaluation.templates)
     only_labels = [] if folders else cfg.data.only_labels  # the run's choice belongs to the run's test set
     test = list(folders) or OmegaConf.to_container(cfg.data).get("test")  # type: ignore[union-attr]
     if not test:
-        raise UsageError(f"{path} was trained without a test set; name shard folders with --data")
+        raise UsageError(f"{path} has no test set of its own; name shard folders with --data")
     data = AudioTextData(
         [], [], test, model.text.tokenizer, cfg.data.seconds, cfg.data.sample_rate, cfg.data.batch_size,
         cfg.data.seed, only_labels=only_labels,

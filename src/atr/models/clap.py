@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atr.models.fusion import four_views
 from atr.models.htsat import HTSAT
 from atr.models.mel import LogMel
 from atr.models.text import TextEncoder
@@ -30,8 +31,31 @@ class Clap(nn.Module):
         return Embeddings(self.encode_audio(batch.waveform), self.encode_text(batch.input_ids, batch.attention_mask))
 
     def encode_audio(self, waveform: Tensor) -> Tensor:
-        """int16 or float32 `(B, T)` -> `(B, D)`, float32, unit norm."""
-        return F.normalize(self.audio_projection(self.audio(self.mel(waveform))).float(), dim=1)
+        """int16 or float32 `(B, T)` -> `(B, D)`, float32, unit norm; with fusion T may be longer than a clip."""
+        return self.encode_log_mel(self.log_mel(waveform))
+
+    def log_mel(self, waveform: Tensor) -> Tensor:
+        """int16 or float32 `(B, T)` -> what the audio encoder takes, in dB, float32.
+
+        Returns:
+            `(B, F, M)`; four views `(B, 4, F, M)` where the model fuses and T has more frames than its clips.
+        """
+        log_mel: Tensor = self.mel(waveform)
+        if getattr(self.audio, "fusion", None) is not None and log_mel.shape[1] > self.mel.frames:
+            return four_views(log_mel, self.mel.frames)
+        return log_mel
+
+    def encode_log_mel(self, log_mel: Tensor, longer: Tensor | None = None) -> Tensor:
+        """What `log_mel` gives -> `(B, D)`, float32, unit norm.
+
+        Clips of several lengths go together as four views, of which those that are not longer fill the first.
+
+        Args:
+            log_mel: `(B, F, M)`, or with fusion `(B, 4, F, M)`.
+            longer: bool `(B,)`, with four views: the clips whose crops are used. None: all.
+        """
+        features = self.audio(log_mel) if longer is None else self.audio(log_mel, longer)
+        return F.normalize(self.audio_projection(features).float(), dim=1)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """int64 `(M, L)` twice -> `(M, D)`, float32, unit norm."""

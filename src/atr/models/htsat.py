@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atr.models.fusion import CROPS, AttentionalFusion
 from atr.models.norm import MelNorm
 from atr.models.window import Move, Stage, window_order
 
@@ -35,9 +36,11 @@ class HTSAT(nn.Module):
         spec_augment: stripes set to 0 in training.
         attention: `plain`, `sdpa`, or `auto`: sdpa on a GPU, plain on a CPU (there, sdpa with the window mask
             was slower: `benchmarks/attention.py`). Both compute the same.
+        fusion: whether clips longer than the model's can be given as four views (`models/fusion.py`).
 
     Attributes:
         dim: width of the output.
+        fusion: what brings whole and crops together; None without fusion. local_patch_embed: embeds the crops.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class HTSAT(nn.Module):
         drop_path: float = 0.1,
         spec_augment: "SpecAugment | None" = None,
         attention: Literal["auto", "plain", "sdpa"] = "auto",
+        fusion: bool = False,
     ) -> None:
         super().__init__()
         if picture_size % n_mels or picture_size % (PATCH * 2 ** (len(depths) - 1)):
@@ -66,6 +70,12 @@ class HTSAT(nn.Module):
         self.mel_norm = MelNorm(n_mels)  # over mel bins as channels
         self.spec_augment = spec_augment
         self.patch_embed = nn.Conv2d(1, embed_dim, kernel_size=PATCH, stride=PATCH)
+        self.local_patch_embed = self.fusion = None
+        if fusion:
+            # Three crops side by side are as wide as the whole: each of their patches is three times as wide.
+            local = (PATCH, CROPS * PATCH)
+            self.local_patch_embed = nn.Conv2d(1, embed_dim, kernel_size=local, stride=local)
+            self.fusion = AttentionalFusion(embed_dim)
         self.patch_norm = nn.LayerNorm(embed_dim)
         rates = torch.linspace(0, drop_path, sum(depths), device="cpu").split(list(depths))
         side = picture_size // PATCH
@@ -85,26 +95,45 @@ class HTSAT(nn.Module):
         self.norm = nn.LayerNorm(self.dim)
         self.apply(partial(_initialise, std=init_std))
 
-    def forward(self, log_mel: Tensor) -> Tensor:
-        """`(B, F, M)` in dB -> `(B, dim)`: the mean over all places of the last stage."""
-        return self.frames(log_mel).mean(dim=1)
+    def forward(self, log_mel: Tensor, longer: Tensor | None = None) -> Tensor:
+        """Log-mel -> `(B, dim)`: the mean over all places of the last stage. Arguments as of `frames`."""
+        return self.frames(log_mel, longer).mean(dim=1)
 
-    def frames(self, log_mel: Tensor) -> Tensor:
-        """`(B, F, M)` in dB -> `(B, N, dim)` along time; N = 32 for 10-s clips and 256 x 256 pictures.
+    def frames(self, log_mel: Tensor, longer: Tensor | None = None) -> Tensor:
+        """Log-mel -> `(B, N, dim)` along time; N = 32 for 10-s clips and 256 x 256 pictures.
 
         Source: the un-folding of `fine_grained_embedding` in LAION's `forward_features`.
+
+        Args:
+            log_mel: `(B, F, M)` in dB, or with fusion `(B, 4, F, M)`: four views of each clip.
+            longer: bool `(B,)`: the clips whose crops are used; of the others the first view alone counts. None:
+                those of all clips. Only with four views.
+
+        Raises:
+            ValueError: views that this model cannot take.
         """
         fused = self.attention == "sdpa" or (self.attention == "auto" and log_mel.device.type != "cpu")
-        x = self.mel_norm(log_mel.transpose(1, 2).unsqueeze(3)).squeeze(3).transpose(1, 2)  # (B, F, M)
+        views = log_mel.unsqueeze(1) if log_mel.ndim == 3 else log_mel  # (B, V, F, M)
+        if views.shape[1] != 1 and (self.fusion is None or views.shape[1] != 1 + CROPS):
+            takes = "(B, F, M)" + ("" if self.fusion is None else f" or (B, {1 + CROPS}, F, M)")
+            raise ValueError(f"the log-mel has the shape {tuple(log_mel.shape)}; this model takes {takes}")
+        if longer is not None and views.shape[1] == 1:
+            raise ValueError(f"longer goes with four views, but the log-mel has the shape {tuple(log_mel.shape)}")
+        x = views.flatten(0, 1)
+        x = self.mel_norm(x.transpose(1, 2).unsqueeze(3)).squeeze(3).transpose(1, 2)  # (B * V, F, M)
         if self.training and self.spec_augment is not None:
             x = self.spec_augment(x)
-        x = self.patch_norm(self.embed(self.fold(x)))
+        pictures = self.fold(x).unflatten(0, views.shape[:2])  # (B, V, 1, S, S)
+        x = self.embed(pictures[:, 0])
+        if views.shape[1] > 1:
+            x = self.fuse(x, pictures[:, 1:], longer)
+        x = self.patch_norm(x)
         for stage in self.layers:
             x = stage(x, fused)
         x = self.to_picture(self.norm(x))
         segments, side = self.picture_size // self.n_mels, self.last_side
-        x = x.reshape(len(x), segments, side // segments, side, self.dim)  # (B, segment, frequency, time, C)
-        return x.mean(dim=2).reshape(len(x), segments * side, self.dim)
+        x = x.reshape(x.shape[0], segments, side // segments, side, self.dim)  # (B, segment, frequency, time, C)
+        return x.mean(dim=2).reshape(x.shape[0], segments * side, self.dim)
 
     def recompute(self) -> None:
         """Computes each block again in the backward pass, in exchange for its activations' memory."""
@@ -119,6 +148,23 @@ class HTSAT(nn.Module):
         side = self.picture_size // PATCH
         patches = picture.view(-1, side, PATCH, side, PATCH).transpose(2, 3).reshape(-1, side * side, PATCH * PATCH)
         return F.linear(self.to_windows(patches), self.patch_embed.weight.flatten(1), self.patch_embed.bias)
+
+    def fuse(self, whole: Tensor, crops: Tensor, longer: Tensor | None) -> Tensor:
+        """Tokens of the whole `(B, N, C)` and pictures of the crops `(B, 3, 1, S, S)` -> `(B, N, C)`.
+
+        The crops' tokens stand side by side, the first one's to the left; columns that are left over are 0.
+        """
+        if longer is not None:
+            rows = longer.nonzero().squeeze(1)
+            if len(rows) == 0:
+                return whole
+            return whole.index_copy(0, rows, self.fuse(whole[rows], crops[rows], None).to(whole.dtype))
+        assert self.fusion is not None and self.local_patch_embed is not None
+        side = self.picture_size // PATCH
+        tokens = self.local_patch_embed(crops.flatten(0, 1)).unflatten(0, (-1, CROPS))  # (B, 3, C, S / 4, S / 12)
+        tokens = tokens.permute(0, 3, 1, 4, 2).flatten(2, 3)  # (B, row, column, C)
+        tokens = F.pad(tokens, (0, 0, 0, side - tokens.shape[2])).flatten(1, 2)
+        return self.fusion(whole, self.to_windows(tokens))
 
     def fold(self, x: Tensor) -> Tensor:
         """`(B, F, M)` -> picture `(B, 1, S, S)`: S / M segments of time, from top to bottom.
@@ -135,8 +181,8 @@ class HTSAT(nn.Module):
         x = x.unsqueeze(1)  # (B, 1, F, M)
         if x.shape[2] < target:
             x = F.interpolate(x, (target, self.n_mels), mode="bicubic", align_corners=True)
-        x = x.reshape(len(x), segments, self.picture_size, self.n_mels)  # (B, segment, column, bin)
-        return x.transpose(2, 3).reshape(len(x), 1, self.picture_size, self.picture_size)
+        x = x.reshape(x.shape[0], segments, self.picture_size, self.n_mels)  # (B, segment, column, bin)
+        return x.transpose(2, 3).reshape(x.shape[0], 1, self.picture_size, self.picture_size)
 
 
 class SpecAugment(nn.Module):

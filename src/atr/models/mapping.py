@@ -100,10 +100,11 @@ def from_hf(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]
             renamed[_in_block(_moved(_prefixed(key, back), 1), block_back)] = value
         except KeyError:
             unknown.append(key)
-    for key in [key for key in renamed if ".attention.self.query." in key]:
-        parts = [renamed.pop(key.replace(".query.", f".{own}.")) for own in QKV] if key.startswith("audio.") else []
-        if parts:
-            renamed[key.replace(".attention.self.query.", ".attn.qkv.")] = torch.cat(parts)
+    for key in [key for key in renamed if key.startswith("audio.") and ".attention.self.query." in key]:
+        parts = [key.replace(".query.", f".{own}.") for own in QKV]
+        if all(part in renamed for part in parts):  # else they are left over
+            joined = torch.cat([renamed.pop(part) for part in parts])
+            renamed[key.replace(".attention.self.query.", ".attn.qkv.")] = joined
     return renamed, unknown
 
 

@@ -1,5 +1,7 @@
 """Waveform -> log-mel, as CLAP's front end computes it, in float32 whatever the autocast around it."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -7,11 +9,12 @@ from atr.pipeline.audio import INT16_PEAK
 
 
 class LogMel(nn.Module):
-    """Power STFT, Slaney mel filterbank, 10·log10 with a floor; no top-dB limit.
+    """Power STFT, mel filterbank, 10·log10 with a floor; no top-dB limit.
 
     The defaults are LAION-CLAP's without fusion (`audio_branch.spectrogram_extractor` and
     `logmel_extractor`, LAION-AI/CLAP at 1fd4c37). Note that `frequency_min` is 50 Hz there, while
-    `transformers.ClapFeatureExtractor()` has 0 by default and then differs by up to 35 dB.
+    `transformers.ClapFeatureExtractor()` has 0 by default and then differs by up to 35 dB. Models with fusion were
+    trained with `mel_scale="htk"` (torchaudio's filterbank), whose levels are some 22 dB higher.
 
     Args:
         sample_rate: Hz.
@@ -21,6 +24,10 @@ class LogMel(nn.Module):
         n_mels: bins.
         frequency_min, frequency_max: edges of the filterbank, Hz.
         floor: smallest power before the logarithm.
+        mel_scale: `slaney` (each filter has the same area), or `htk` (each has the same height).
+
+    Attributes:
+        frames: of a clip of `seconds`.
     """
 
     window: Tensor
@@ -36,13 +43,22 @@ class LogMel(nn.Module):
         frequency_min: float = 50.0,
         frequency_max: float = 14_000.0,
         floor: float = 1e-10,
+        mel_scale: Literal["slaney", "htk"] = "slaney",
     ) -> None:
         super().__init__()
         from librosa.filters import mel  # slow to import
 
+        if mel_scale not in ("slaney", "htk"):
+            raise ValueError(f"mel_scale is {mel_scale!r}; allowed: slaney, htk")
         self.sample_rate, self.seconds = sample_rate, seconds
         self.n_fft, self.hop, self.n_mels, self.floor = n_fft, hop, n_mels, floor
-        bank = mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels, fmin=frequency_min, fmax=frequency_max)
+        self.frequency_min, self.frequency_max, self.mel_scale = frequency_min, frequency_max, mel_scale
+        self.frames = round(seconds * sample_rate) // hop + 1
+        htk = mel_scale == "htk"
+        bank = mel(
+            sr=sample_rate, n_fft=n_fft, n_mels=n_mels, fmin=frequency_min, fmax=frequency_max, htk=htk,
+            norm=None if htk else "slaney",
+        )  # fmt: skip
         self.register_buffer("filterbank", torch.from_numpy(bank.T.copy()), persistent=False)  # (n_fft/2 + 1, M)
         self.register_buffer("window", torch.hann_window(n_fft, periodic=True), persistent=False)
 

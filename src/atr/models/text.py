@@ -28,7 +28,7 @@ class Tokenizer:
 
         self.max_tokens = max_tokens
         try:
-            self.inner = AutoTokenizer.from_pretrained(path)
+            self.inner = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"tokenizer {path!r} cannot be loaded; give a folder with tokenizer.json, or a name on the Hugging "

@@ -14,7 +14,7 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 from safetensors.torch import save
 from torch import Tensor
 
-from atr.checkpoint import PREFIX, WEIGHTS
+from atr.checkpoint import PREFIX, SCALE, WEIGHTS
 from atr.errors import CheckpointError
 
 PART = ".part"
@@ -81,7 +81,7 @@ def plain(value: Any, place: str) -> Any:
 
 
 def weights_alone(checkpoint: dict[str, Any]) -> bytes:
-    """The model's weights in the safetensors format; `atr` and the step are its metadata."""
+    """The model's weights in the safetensors format; `atr`, step and log scale are its metadata."""
     state = checkpoint.get("state_dict", {})
     tensors = {
         name.removeprefix(PREFIX): value.to("cpu", copy=True).contiguous()  # a copy: shared memory is refused
@@ -89,6 +89,8 @@ def weights_alone(checkpoint: dict[str, Any]) -> bytes:
         if name.startswith(PREFIX)
     }
     metadata = {"format": "pt", "atr": json.dumps(checkpoint.get("atr")), "step": str(checkpoint.get("global_step"))}
+    if SCALE in state:
+        metadata["log_scale"] = repr(float(state[SCALE]))
     return save(tensors, metadata)
 
 

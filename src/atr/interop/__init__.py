@@ -1,0 +1,1 @@
+"""Models of other projects: their files in and out."""
