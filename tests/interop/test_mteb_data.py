@@ -125,6 +125,7 @@ TASKS = [
         (["data/esc10/fold1", "data/esc10/fold2"], {"ESC50", "ESC50_Zeroshot"}),
         ({"clotho": ["here/{00000..00009}.tar"], "sky": ["s3://bucket/urbansound8k/train"]},
          {"ClothoT2ARetrieval", "ClothoA2TRetrieval.v2", "UrbanSound8k"}),
+        ("data/urbansound8k/train", {"UrbanSound8k"}),
         (["data/openmic/train"], set()),
     ],
 )  # fmt: skip
@@ -144,6 +145,10 @@ def test_tasks_of_the_training_data(places, expected):
 def test_unknown_training_data_are_unknown(init, places, reason):
     tasks, found = training_tasks(OmegaConf.create({"init": init, "data": {"train": places}}), TASKS)
     assert tasks is None and reason in found
+
+
+def test_a_file_that_names_no_data_is_unknown():
+    assert training_tasks(OmegaConf.create({"model": {}}), TASKS) == (None, "the file does not name them")
 
 
 def test_corpora_are_named_as_prepare_names_them():

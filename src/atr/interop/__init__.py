@@ -1,1 +1,1 @@
-"""Interfaces of the outside world: benchmark suites that take a model of ours as theirs."""
+"""Other projects: their models in and out, and their benchmark suites."""

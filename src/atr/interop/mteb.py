@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import atr
-from atr.checkpoint import WEIGHTS, read_checkpoint
+from atr.checkpoint import read_checkpoint
 from atr.errors import UsageError
 from atr.interop.mteb_data import encode_loader, training_tasks
 from atr.models.clap import Clap
@@ -85,10 +85,7 @@ def _described(model_name: str, revision: str | None, clap: Clap) -> dict[str, A
 
 def _origin(model_name: str) -> tuple[str, set[str] | None]:
     """A model's name with an organisation, and the tasks whose data it was trained on, None where that is not known."""
-    path = Path(model_name)
-    if path.suffix not in (".ckpt", WEIGHTS):
-        return model_name if not path.exists() else f"atr/{path.resolve().name}", None
-    config = read_checkpoint(path).config
+    config = read_checkpoint(model_name).config
     tasks = [task.metadata.name for task in mteb.get_tasks(modalities=["audio"])]
     trained_on, reason = training_tasks(config, tasks)
     if reason:
@@ -97,7 +94,8 @@ def _origin(model_name: str) -> tuple[str, set[str] | None]:
             "its tasks they overlap with, give training_datasets={…}",
             stacklevel=4,
         )
-    return f"atr/{config.name}", trained_on
+    on_disk = Path(model_name).exists()
+    return f"atr/{config.get('name') or Path(model_name).stem}" if on_disk else model_name, trained_on
 
 
 def _fingerprint(weights: dict[str, Tensor]) -> str:

@@ -5,12 +5,13 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.progress import track
 from torch.utils.data import DataLoader
 
 from atr.errors import DataError, UsageError
 from atr.inference import AudioTextModel, Sound
+from atr.pipeline.datamodule import by_corpus
 
 # Corpora as `atr prepare` names them -> how the names of mteb's tasks on the same recordings begin. Collections whose
 # recordings are only partly known to be in a task (WavCaps, LAION-Audio, …) are left out: with them it is not known.
@@ -117,11 +118,10 @@ def training_tasks(config: DictConfig, tasks: Iterable[str]) -> tuple[set[str] |
     """
     if config.get("init"):
         return None, f"it began from the weights of {config.init}, whose data are not on record"
-    data = OmegaConf.to_container(config.data.train)
-    places = [(name, place) for name, group in data.items() for place in group] if isinstance(data, dict) else []
-    places = places or [("", place) for place in data]
+    if not (config.get("data") and config.data.get("train")):
+        return None, "the file does not name them"
     begins: set[str] = set()
-    for name, place in places:
+    for name, place in ((name, place) for name, places in by_corpus(config.data.train).items() for place in places):
         known = {name, *str(place).replace("\\", "/").split("/")} & TASKS_OF_CORPUS.keys()
         if not known:
             return None, f"no known corpus is named in {place}"
