@@ -1,9 +1,5 @@
 """X-ARES: the encoder by its own checker, and found as its runner finds it."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -38,6 +34,7 @@ def test_what_the_suite_asks_for(checkpoint, monkeypatch):
     assert torch.equal(encoder(torch.from_numpy(tone(300)[None])), first)
 
 
+@pytest.mark.slow
 def test_ten_minutes_go_through(checkpoint):
     encoder = AtrEncoder(checkpoint)
     minutes = torch.from_numpy(tone(300, 600.0)[None])
@@ -59,13 +56,3 @@ def test_a_checkpoint_must_be_named(monkeypatch, tmp_path):
     monkeypatch.setenv("ATR_CHECKPOINT", str(tmp_path / "gone.ckpt"))
     with pytest.raises(CheckpointError, match=r"gone\.ckpt is not there"):
         AtrEncoder()
-
-
-def test_a_process_of_its_own_finds_the_checkpoint(checkpoint):
-    """As the suite's workers do: spawned, with nothing but the environment."""
-    code = "from atr.interop.xares import AtrEncoder; print(AtrEncoder().output_dim)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "ATR_CHECKPOINT": str(checkpoint)}, capture_output=True,
-        text=True, check=True,
-    )  # fmt: skip
-    assert done.stdout.strip() == "64"
