@@ -9,7 +9,7 @@ from torch import Tensor
 
 from atr.errors import DataError
 from atr.inference import BATCH, AudioTextModel
-from atr.pipeline.audio import prepare_waveform, to_int16
+from atr.pipeline.audio import repeat_pad, to_int16
 
 
 def frames_of_window(model: AudioTextModel) -> int:
@@ -37,38 +37,40 @@ def frame_embeddings(model: AudioTextModel, audio: Tensor, rate: int) -> Tensor:
 
     Returns:
         float32 `(B, N, model.clap.audio.dim)` on the device of `audio`. Embedding i stands for `frame_seconds(model)`
-        from i times that on; N covers the clip.
+        from i times that on; N covers the clips.
 
     Raises:
-        DataError: a clip is empty or holds NaN.
+        DataError: there are no samples, or NaN or infinite ones.
     """
-    rows = [torch.zeros(0, 0, model.clap.audio.dim)]
-    for number, samples in enumerate(audio.detach().cpu().numpy()):
-        try:
-            rows.append(_frames_of_clip(model, samples, rate)[None])
-        except DataError as error:
-            raise DataError(f"clip {number} of the batch {error}") from error
-    return torch.cat(rows[1:] or rows).to(audio.device).clone()  # a copy that a probe can be trained on
+    if audio.shape[1] == 0:
+        raise DataError("the clips of the batch hold no samples; leave them out")
+    if bad := (~audio.isfinite().all(dim=1)).nonzero().flatten().tolist():
+        raise DataError(f"clip {bad[0]} of the batch holds NaN or infinite samples; write it again from its source")
+    total = math.ceil(audio.shape[1] / rate / frame_seconds(model) - 1e-6)
+    if len(audio) == 0:
+        return torch.zeros(0, total, model.clap.audio.dim, device=audio.device)
+    clips = audio.detach().float().cpu().numpy()
+    if rate != model.sample_rate:
+        clips = np.stack([soxr.resample(clip, rate, model.sample_rate) for clip in clips])
+    return _joined(model, clips, total).to(audio.device).clone()  # a copy, on which a probe can be trained
 
 
 @torch.inference_mode()
-def _frames_of_clip(model: AudioTextModel, samples: np.ndarray, rate: int) -> Tensor:
-    """One clip `(T,)` -> `(N, dim)`."""
+def _joined(model: AudioTextModel, clips: np.ndarray, total: int) -> Tensor:
+    """Clips `(B, T)` at the model's rate -> `(B, total, dim)`, by `BATCH` windows at a time."""
     per_window, length = frames_of_window(model), round(model.seconds * model.sample_rate)
-    total = math.ceil(len(samples) / rate / frame_seconds(model) - 1e-6)
-    if rate != model.sample_rate:
-        samples = soxr.resample(samples, rate, model.sample_rate)
     starts = window_starts(total, per_window)
-    pieces = [samples[(begin := round(start * length / per_window)) : begin + length] for start in starts]
-    heard = [prepare_waveform(piece, model.sample_rate, model.seconds, model.sample_rate)[0] for piece in pieces]
+    pieces = [
+        clip[(begin := round(start * length / per_window)) : begin + length] for clip in clips for start in starts
+    ]
     parts = []
-    for first in range(0, len(heard), BATCH):
-        batch = torch.from_numpy(np.stack([to_int16(waveform)[0] for waveform in heard[first : first + BATCH]]))
-        parts.append(model.clap.audio.frames(model.clap.mel(batch.to(model.device))).cpu())
-    ends = [0, *(start + per_window for start in starts)]
-    return torch.cat(
-        [frames[end - start :] for frames, start, end in zip(torch.cat(parts), starts, ends, strict=False)]
-    )[:total]
+    for first in range(0, len(pieces), BATCH):
+        batch = np.stack([to_int16(repeat_pad(piece, length))[0] for piece in pieces[first : first + BATCH]])
+        parts.append(model.clap.audio.frames(model.clap.mel(torch.from_numpy(batch).to(model.device))).cpu())
+    windows = torch.cat(parts).unflatten(0, (len(clips), len(starts)))  # (B, windows, frames of each, dim)
+    heard = [0, *(start + per_window for start in starts)]
+    new = [windows[:, i, heard[i] - start :] for i, start in enumerate(starts)]
+    return torch.cat(new, dim=1)[:, :total]
 
 
 def window_starts(total: int, per_window: int) -> list[int]:
