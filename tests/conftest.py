@@ -118,7 +118,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of the tiny model, trained a little, once for all tests that only use it."""
     folder = tmp_path_factory.mktemp("trained")
     write_shards(make_clips(folder / "sounds"), folder / "shards", codec="flac", progress=False)
-    train(Compose(folder / "run", folder / "shards")("trainer.max_epochs=8"))
+    train(Compose(folder / "run", folder / "shards")("trainer.max_epochs=4"))
     return folder / "run" / "checkpoints" / "last.ckpt"
 
 

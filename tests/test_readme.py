@@ -42,7 +42,7 @@ def test_every_file_of_the_tree_is_there_and_every_room_is_in_it():
 
 
 def test_the_verbs_of_the_readme_are_those_of_the_command():
-    commands = [*app.registered_commands, *data.registered_commands, *use.registered_commands]
+    commands = [command for part in (app, data, use) for command in part.registered_commands]
     verbs = {command.name or command.callback.__name__ for command in commands}
     assert set(re.findall(r"\batr (\w+) CHECKPOINT", README)) <= verbs
     assert verbs == {

@@ -73,7 +73,7 @@ def test_a_file_is_searched_with_the_model_that_made_it(trained, tmp_path):
     order = cosine[:, 0].argsort(descending=True)[:3].tolist()
     assert [hit.id for hit in hits] == [f"note{row:02d}.wav" for row in order]
     assert [hit.score for hit in hits] == pytest.approx(cosine[order, 0].tolist(), abs=1e-5)
-    with pytest.raises(CheckpointError, match="was made with other weights than those in .*other"):
+    with pytest.raises(CheckpointError, match=r"was made with other weights than those in .*other"):
         search_file(path, ["a"], 3, other_weights(trained, tmp_path / "other.safetensors"))
     with pytest.raises(UsageError, match="give at least one text"):
         search_file(path, [" "])

@@ -117,6 +117,7 @@ class AudioTextModel:
             DataError: a sound cannot be read, is empty or holds NaN; the message names it.
             UsageError: there are no such windows, or the model has no fusion.
         """
+        check_windows(windows, self.fuses)
         if frames and windows == "fusion":
             raise UsageError("frames=True needs windows; windows='fusion' makes one vector of the whole clip")
         sources = [Source(_name(one, i), functools.partial(_as_is, one)) for i, one in enumerate(_as_list(sounds))]
