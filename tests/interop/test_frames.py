@@ -59,6 +59,19 @@ def test_every_sample_is_heard_by_the_frames_of_its_time(model):
     assert not differs[: 2 * frames_of_window(model)].any()
 
 
+@pytest.mark.parametrize("seconds", [0.3, 1.0, 2.0])
+def test_they_are_the_frames_of_encode_audio_before_the_projection(model, seconds):
+    """Of clips of whole windows; the last window of others begins elsewhere there, at any sample."""
+    samples = noise(seconds)
+    (frames,) = frame_embeddings(model, torch.from_numpy(samples[None]), 16_000)
+    (known,) = model.encode_audio((samples, 16_000), frames=True)
+    with torch.no_grad():
+        projected = torch.nn.functional.normalize(model.clap.audio_projection(frames), dim=1)
+    torch.testing.assert_close(projected, known.embeddings, atol=1e-5, rtol=0)
+    expected = frame_seconds(model) * torch.arange(len(frames), dtype=torch.float64)
+    torch.testing.assert_close(known.times, expected, atol=1e-9, rtol=0)
+
+
 def test_windows_lie_end_to_end_and_the_last_one_ends_with_the_clip():
     for total in range(1, 40):
         starts = window_starts(total, 8)

@@ -1,6 +1,5 @@
 """A checkpoint as a model of mteb (https://github.com/embeddings-benchmark/mteb): `pip install "atr[mteb]"`."""
 
-import hashlib
 import warnings
 from functools import partial
 from pathlib import Path
@@ -8,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 import atr
 from atr.checkpoint import read_checkpoint
 from atr.errors import UsageError
+from atr.inference import AudioTextModel
 from atr.interop.mteb_data import encode_loader, training_tasks
-from atr.models.clap import Clap
 
 try:
     import mteb
@@ -30,7 +28,7 @@ class MtebEncoder(AbsEncoder):
 
     Args:
         model_name: what `atr.load` takes.
-        revision: tells one state of a model from another in mteb's results; the weights' hash when None.
+        revision: tells one state of a model from another in mteb's results; a hash of its weights when None.
         device: `cpu`, `cuda`, …; the best there is when None.
         meta: fields of mteb's `ModelMeta` that the weights cannot tell: `name`, `languages`, `license`,
             `training_datasets`, `release_date`, …
@@ -41,7 +39,7 @@ class MtebEncoder(AbsEncoder):
         if device is not None:
             self.model.device = torch.device(device)
             self.model.clap.to(self.model.device)
-        self.mteb_model_meta = ModelMeta(**_described(model_name, revision, self.model.clap) | meta)
+        self.mteb_model_meta = ModelMeta(**_described(model_name, revision, self.model) | meta)
 
     def encode(
         self,
@@ -57,18 +55,18 @@ class MtebEncoder(AbsEncoder):
         return encode_loader(self.model, inputs, kwargs.get("show_progress_bar", True))
 
 
-def _described(model_name: str, revision: str | None, clap: Clap) -> dict[str, Any]:
+def _described(model_name: str, revision: str | None, model: AudioTextModel) -> dict[str, Any]:
     """The fields of `ModelMeta` that are known; what is not known is None, as mteb wants it."""
     name, trained_on = _origin(model_name)
-    weights = clap.state_dict()
+    clap = model.clap
     return {
         "loader": partial(_load_again, model_name),
         "name": name,
-        "revision": revision or _fingerprint(weights),
+        "revision": revision or model.fingerprint()[:12],
         "release_date": None,
         "languages": None,
         "n_parameters": sum(parameter.numel() for parameter in clap.parameters()),
-        "memory_usage_mb": sum(tensor.nbytes for tensor in weights.values()) / 2**20,
+        "memory_usage_mb": sum(tensor.nbytes for tensor in clap.state_dict().values()) / 2**20,
         "max_tokens": clap.text.tokenizer.max_tokens,
         "embed_dim": clap.dim,
         "license": None,
@@ -96,15 +94,6 @@ def _origin(model_name: str) -> tuple[str, set[str] | None]:
         )
     on_disk = Path(model_name).exists()
     return f"atr/{config.get('name') or Path(model_name).stem}" if on_disk else model_name, trained_on
-
-
-def _fingerprint(weights: dict[str, Tensor]) -> str:
-    """The first 12 digits of a SHA-256 over names and numbers of all weights."""
-    digest = hashlib.sha256()
-    for name, tensor in weights.items():
-        digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:12]
 
 
 def _load_again(model_name: str, name: str, revision: str | None = None, **kwargs: Any) -> MtebEncoder:

@@ -63,7 +63,7 @@ def encode_loader(model: AudioTextModel, inputs: "DataLoader[Any]", progress: bo
             both.append(model.encode_text(batch["text"]))
         if "audio" in kinds:
             try:
-                both.append(model.encode_audio([sound_of(item) for item in batch["audio"]]))
+                both.append(model.encode_audio([sound_of(item) for item in batch["audio"]], progress=False))
             except DataError as error:
                 raise DataError(f"in rows {row} to {row + len(batch['audio']) - 1} of the task: {error}") from error
         parts.append(np.sum([embeddings.numpy() for embeddings in both], axis=0))
