@@ -37,6 +37,14 @@ def test_the_description_says_what_is_known(encoder, checkpoint):
     assert meta.license is meta.release_date is meta.languages is None
 
 
+def test_tasks_with_newer_versions_are_marked_too(write):
+    """MAEB has some of the first versions."""
+    marked = MtebEncoder(str(write("data.train=[data/clotho/train,data/urbansound8k/train]"))).mteb_model_meta
+    assert {"ClothoT2ARetrieval", "ClothoT2ARetrieval.v2", "ClothoA2TRetrieval"} <= marked.training_datasets
+    assert {"UrbanSound8KT2ARetrieval", "UrbanSound8kZeroshot"} <= marked.training_datasets
+    assert marked.is_zero_shot_on(["ESC50"]) is True
+
+
 def test_what_is_not_known_is_said_and_can_be_given(write):
     path = str(write("data.train=[data/mine]"))
     with pytest.warns(UserWarning, match="no known corpus is named in data/mine"):

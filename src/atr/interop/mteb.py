@@ -84,7 +84,7 @@ def _described(model_name: str, revision: str | None, model: AudioTextModel) -> 
 def _origin(model_name: str) -> tuple[str, set[str] | None]:
     """A model's name with an organisation, and the tasks whose data it was trained on, None where that is not known."""
     config = read_checkpoint(model_name).config
-    tasks = [task.metadata.name for task in mteb.get_tasks(modalities=["audio"])]
+    tasks = [task.metadata.name for task in mteb.get_tasks(modalities=["audio"], exclude_superseded=False)]
     trained_on, reason = training_tasks(config, tasks)
     if reason:
         warnings.warn(
