@@ -13,6 +13,7 @@ import torch
 from omegaconf import DictConfig
 
 from atr.config import compose_config
+from atr.experiment import train
 from atr.models.text import Tokenizer
 from atr.shards.write import write_shards
 from atr.types import Clip
@@ -110,6 +111,15 @@ class Compose:
             "loss.exclude=[caption,clip]", "checkpoint.every_n_epochs=1",
         ]  # fmt: skip
         return compose_config([*TINY, *own, *overrides])
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the tiny model, trained a little, once for all tests that only use it."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_shards(make_clips(folder / "sounds"), folder / "shards", codec="flac", progress=False)
+    train(Compose(folder / "run", folder / "shards")("trainer.max_epochs=4"))
+    return folder / "run" / "checkpoints" / "last.ckpt"
 
 
 @pytest.fixture(autouse=True)

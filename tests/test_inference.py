@@ -6,19 +6,19 @@ import warnings
 import numpy as np
 import pytest
 import soundfile
+import soxr
 import torch
 
 import atr
 from atr.errors import DataError, UsageError
 from atr.evaluation.run import evaluate_checkpoint
-from atr.experiment import train
-from tests.conftest import tone
+from atr.inference import BATCH, Source
+from tests.conftest import make_clips, tone
 
 
 @pytest.fixture
-def model(tiny):
-    train(tiny("trainer.max_epochs=1"))
-    return atr.load(tiny.run_dir / "checkpoints" / "last.ckpt")
+def model(trained):
+    return atr.load(trained)
 
 
 @pytest.fixture
@@ -51,11 +51,67 @@ def test_together_equals_one_by_one(model):
     assert model.encode_audio([]).shape == model.encode_text([]).shape == (0, 32)
 
 
-def test_training_and_inference_hear_the_same(model, tiny, clips):
+def test_thirty_two_sounds_of_mixed_lengths_equal_each_alone(model, tmp_path):
+    rng = np.random.default_rng(0)
+    sounds = []
+    for number, seconds in enumerate(np.geomspace(0.1, 35, 32)):
+        samples = (tone(150 + 40 * number, seconds) + rng.standard_normal(round(seconds * 16_000)) * 0.01).astype("f4")
+        path = tmp_path / f"{number}.wav"
+        soundfile.write(path, samples, 16_000)
+        sounds.append([path, io.BytesIO(path.read_bytes()), (samples, 16_000)][number % 3])
+    together = model.encode_audio(sounds)
+    assert torch.equal(model.encode_audio(sounds), together)
+    alone = torch.cat([model.encode_audio(sound) for sound in sounds])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    assert (together - together.roll(1, 0)).abs().amax(dim=1).min() > 1e-4  # a control: a row's neighbour
+    frames = model.encode_audio(sounds[::6], frames=True)
+    for sound, one in zip(sounds[::6], frames, strict=True):
+        (by_itself,) = model.encode_audio(sound, frames=True)
+        torch.testing.assert_close(one.embeddings, by_itself.embeddings, atol=1e-5, rtol=0)
+        assert torch.equal(one.times, by_itself.times)
+
+
+def test_a_stereo_mp3_is_its_mono_wav(model, tmp_path):
+    time = np.arange(3 * 44_100) / 44_100
+    left = 0.4 * np.sin(2 * np.pi * 440 * time) * np.exp(-time)
+    right = 0.3 * np.sin(2 * np.pi * 900 * time)
+    soundfile.write(tmp_path / "a.mp3", np.stack([left, right], axis=1), 44_100)
+    soundfile.write(tmp_path / "a.wav", soxr.resample((left + right) / 2, 44_100, 48_000), 48_000)
+    soundfile.write(tmp_path / "left.wav", soxr.resample(left, 44_100, 48_000), 48_000)
+    with pytest.warns(UserWarning, match=r"a\.mp3: 2 channels mixed to mono"):
+        mp3, wav, one = model.encode_audio([tmp_path / "a.mp3", tmp_path / "a.wav", tmp_path / "left.wav"])
+    assert mp3 @ wav >= 0.999
+    assert mp3 @ one < 0.99  # a control: one of its channels
+
+
+def test_sounds_are_decoded_when_their_turn_comes(model):
+    opened = []
+
+    def source(number):
+        return Source(str(number), lambda: opened.append(number) or (tone(300, 0.2), 16_000))
+
+    results = model.encode_sources([source(number) for number in range(5 * BATCH)], "mean")
+    assert next(results).name == "0" and len(opened) <= BATCH + 1
+    assert [one.name for one in results] == [str(number) for number in range(1, 5 * BATCH)]
+
+
+def test_text_beyond_the_limit_is_cut_with_one_warning(model):
+    limit = model.clap.text.tokenizer.max_tokens
+    long = "rain " * (limit + 10)
+    with pytest.warns(UserWarning) as told:
+        cut = model.encode_text(["rain", long, long + "and a dog"])
+    assert len(told) == 1 and f"2 of 3 captions are longer than the {limit} tokens" in str(told[0].message)
+    assert torch.equal(cut[1], cut[2]) and not torch.equal(cut[0], cut[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.encode_text(["rain", "a dog"])
+
+
+def test_training_and_inference_hear_the_same(model, trained, tmp_path):
     """The evaluation of the run's own shards gives the embeddings that `encode_audio` gives of the files."""
-    encoded = evaluate_checkpoint(tiny.run_dir / "checkpoints" / "last.ckpt").encoded
-    direct = model.encode_audio([clip.audio for clip in clips])
-    torch.testing.assert_close(encoded.audio, direct, atol=1e-5, rtol=0)
+    encoded = evaluate_checkpoint(trained).encoded
+    files = [clip.audio for clip in make_clips(tmp_path)]
+    torch.testing.assert_close(encoded.audio, model.encode_audio(files, windows="first"), atol=1e-5, rtol=0)
 
 
 def test_classify_ranks_labels_by_cosine(model, sound):

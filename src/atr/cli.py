@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from atr.cli_data import Json, data
+from atr.cli_use import use
 from atr.errors import AtrError, UsageError
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(data)
+app.add_typer(use)
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["--help"]}
 
 
@@ -67,33 +69,6 @@ def evaluate(
         print(json.dumps(evaluation.flat(), indent=2))
     else:
         print_scores(evaluation)
-
-
-@app.command()
-def classify(
-    checkpoint: Annotated[Path, typer.Argument(help="A .ckpt that training wrote.")],
-    files: Annotated[list[Path], typer.Argument(help="Sound files.")],
-    labels: Annotated[str, typer.Option(help="Candidates, separated by commas. Default: the training data's.")] = "",
-    template: Annotated[str, typer.Option(help="Prompt with {label}.")] = "The sound of {label}",
-    top: Annotated[int, typer.Option(min=1, help="Labels printed per file.")] = 3,
-    as_json: Json = False,
-) -> None:
-    """Choose the label whose text is nearest to a sound.
-
-    atr classify last.ckpt street.wav dog.ogg --labels "dog bark,rain,engine"
-    """
-    import atr
-
-    names = [name.strip() for name in labels.split(",") if name.strip()]
-    answers = atr.load(checkpoint).classify_all([str(file) for file in files], names, template)
-    if as_json:
-        rows = {
-            str(file): [{"label": n, "cosine": c} for n, c in a[:top]] for file, a in zip(files, answers, strict=True)
-        }
-        print(json.dumps(rows, indent=2))
-        return
-    for file, answer in zip(files, answers, strict=True):
-        print(f"{file}  " + "  ".join(f"{label} {cosine:.3f}" for label, cosine in answer[:top]))
 
 
 @app.command()

@@ -1,9 +1,13 @@
 """A checkpoint as something to use: `atr.load(path)`."""
 
+import functools
+import hashlib
 import warnings
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal, overload
 
 import numpy as np
 import torch
@@ -13,11 +17,42 @@ from atr.checkpoint import build_model, read_checkpoint, use_tokenizer
 from atr.errors import DataError, UsageError
 from atr.evaluation.encode import check_templates, encode_labels, encode_texts
 from atr.models.clap import Clap
-from atr.pipeline.audio import decode_clip, prepare_waveform, to_int16
+from atr.shards.progress import clip_bar
+from atr.shards.scan import Window as Stretch
+from atr.types import BadSample
+from atr.windows import Frames, Window, Windows, check_windows, clip_windows, join, join_frames, power
 
 Sound = str | Path | BinaryIO | tuple[np.ndarray, int]
-BATCH = 32  # clips encoded together
+BATCH = 32  # windows encoded together
 DEFAULT_TEMPLATE = "The sound of {label}"  # arXiv 2309.11500
+
+
+@dataclass(frozen=True)
+class Source:
+    """A sound that is to be encoded: how messages call it, and what opens it when its turn comes."""
+
+    name: str
+    open: Callable[[], Sound | None]
+
+
+@dataclass
+class Heard:
+    """What a model made of a clip.
+
+    Attributes:
+        name: the source's.
+        vectors: of its windows: unit vectors `(D,)`, or of their frames `(N, D)`.
+        stretches: start and end of each window, s. powers: mean square of each, of full scale.
+        duration: s.
+        remarks: what a user should know about the clip.
+    """
+
+    name: str
+    vectors: list[Tensor] = field(default_factory=list)
+    stretches: list[tuple[float, float]] = field(default_factory=list)
+    powers: list[float] = field(default_factory=list)
+    duration: float = 0.0
+    remarks: list[str] = field(default_factory=list)
 
 
 class AudioTextModel:
@@ -25,7 +60,7 @@ class AudioTextModel:
 
     Attributes:
         clap: the torch module.
-        seconds, sample_rate: what it listens to; longer sound is heard from its beginning.
+        seconds, sample_rate: of the window that it listens to at once.
         labels: of the data it was trained on; empty when unknown.
     """
 
@@ -35,27 +70,155 @@ class AudioTextModel:
         self.seconds, self.sample_rate = clap.mel.seconds, clap.mel.sample_rate
         self.labels = list(labels)
 
-    @torch.inference_mode()
-    def encode_audio(self, sounds: Sound | Sequence[Sound]) -> Tensor:
-        """Embeds sounds: paths, open files, or `(samples, sample_rate in Hz)` with samples `(T,)` or `(T, channels)`.
+    @property
+    def fuses(self) -> bool:
+        """Whether it takes clips longer than its window as they are (feature fusion)."""
+        return bool(getattr(self.clap.audio, "fusion", None))
+
+    @overload
+    def encode_audio(
+        self,
+        sounds: Sound | Sequence[Sound],
+        windows: Windows = "mean",
+        *,
+        frames: Literal[False] = False,
+        progress: bool = True,
+    ) -> Tensor: ...
+
+    @overload
+    def encode_audio(
+        self,
+        sounds: Sound | Sequence[Sound],
+        windows: Windows = "mean",
+        *,
+        frames: Literal[True],
+        progress: bool = True,
+    ) -> list[Frames]: ...
+
+    def encode_audio(
+        self, sounds: Sound | Sequence[Sound], windows: Windows = "mean", *, frames: bool = False, progress: bool = True
+    ) -> Tensor | list[Frames]:
+        """Embeds sounds of any length: paths, open files, or `(samples, sample_rate in Hz)`, samples `(T,)` or
+        `(T, channels)`.
+
+        Clips shorter than the model's window are padded as in training. Longer ones are covered by windows
+        (`atr.windows`), and files are decoded as they are needed, `BATCH` windows at a time.
+
+        Args:
+            windows: what stands for a longer clip: `mean` of its windows, their mean by `energy`, their `max` in each
+                dimension, the `first` window alone, or `fusion`: the clip as a whole, for models with feature fusion.
+            frames: embeddings along time instead (32 for a window of CLAP's encoder), projected as clips are.
+            progress: shows a bar on a terminal (stderr) where there are more than `BATCH` sounds.
 
         Returns:
-            `(N, D)`, unit norm, float32, on the CPU.
+            `(N, D)`, unit norm, float32, on the CPU; with `frames` a `Frames` for each sound.
 
         Raises:
             DataError: a sound cannot be read, is empty or holds NaN; the message names it.
+            UsageError: there are no such windows, or the model has no fusion.
         """
-        if isinstance(sounds, str | Path) or _is_array(sounds) or hasattr(sounds, "read"):
-            sounds = [sounds]  # type: ignore[list-item]
-        waveforms = [self._waveform(sound, number) for number, sound in enumerate(sounds)]  # type: ignore[arg-type]
-        if not waveforms:
-            return torch.zeros(0, self.clap.dim)
-        parts = [torch.from_numpy(np.stack(waveforms[i : i + BATCH])) for i in range(0, len(waveforms), BATCH)]
-        return torch.cat([self.clap.encode_audio(part.to(self.device)).cpu() for part in parts])
+        check_windows(windows, self.fuses)
+        if frames and windows == "fusion":
+            raise UsageError("frames=True needs windows; windows='fusion' makes one vector of the whole clip")
+        sources = [Source(_name(one, i), functools.partial(_as_is, one)) for i, one in enumerate(_as_list(sounds))]
+        done: list[Tensor] = []
+        along_time: list[Frames] = []
+        remarks: dict[str, list[str]] = {}
+        with clip_bar(len(sources), progress and len(sources) > BATCH) as on_clip:
+            for heard in self.encode_sources(sources, windows, frames):
+                if isinstance(heard, BadSample):
+                    raise DataError(f"{heard.key}{'' if heard.reason[:1] == ':' else ' '}{heard.reason}")
+                for remark in heard.remarks:
+                    remarks.setdefault(remark, []).append(heard.name)
+                if frames:
+                    along_time.append(join_frames(torch.stack(heard.vectors), heard.stretches, self.seconds))
+                else:
+                    done.append(join(torch.stack(heard.vectors), heard.powers, windows))
+                on_clip()
+        for remark, names in remarks.items():
+            warnings.warn(f"{some(names)}: {remark}", stacklevel=2)
+        if frames:
+            return along_time
+        return torch.stack(done) if done else torch.zeros(0, self.clap.dim)
+
+    def encode_sources(
+        self, sources: Iterable[Source], windows: str, frames: bool = False
+    ) -> Iterator[Heard | BadSample]:
+        """Encodes the windows of sounds, `BATCH` at a time across their borders; gives each sound or why it is none.
+
+        In order, and no more of it in memory than the batch and the block that is being decoded.
+
+        Raises:
+            UsageError: there are no such windows, or the model has no fusion.
+        """
+        check_windows(windows, self.fuses, also=["each"])
+        size = 1 if windows == "fusion" else BATCH  # whole clips have different lengths
+        waiting: deque[Heard | BadSample] = deque()
+        batch: list[tuple[Heard, Window]] = []
+        for source in sources:
+            heard = Heard(source.name)
+            waiting.append(heard)
+            try:
+                for window in self._windows(source, windows, heard.remarks.append):
+                    batch.append((heard, window))
+                    if len(batch) == size:
+                        self._encode(batch, frames)
+                        batch = []
+                        while waiting[0] is not heard:
+                            yield waiting.popleft()
+            except DataError as error:
+                waiting[-1] = BadSample(source.name, str(error))
+                batch = [one for one in batch if one[0] is not heard]
+        if batch:
+            self._encode(batch, frames)
+        yield from waiting
+
+    @torch.inference_mode()
+    def _encode(self, batch: list[tuple[Heard, Window]], frames: bool) -> None:
+        """Adds to each clip what its windows of this batch give."""
+        waveform = torch.from_numpy(np.stack([window.waveform for _, window in batch])).to(self.device)
+        with torch.autocast(self.device.type, enabled=False):
+            if frames:
+                encoded = self.clap.audio.frames(self.clap.mel(waveform))
+                vectors = torch.nn.functional.normalize(self.clap.audio_projection(encoded).float(), dim=2)
+            else:
+                vectors = self.clap.encode_audio(waveform)
+        for (heard, window), vector in zip(batch, vectors.cpu(), strict=True):
+            heard.vectors.append(vector)
+            heard.stretches.append((window.start, window.end))
+            heard.powers.append(power(window.waveform))
+            heard.duration = window.duration
+
+    def _windows(self, source: Source, windows: str, note: Callable[[str], None]) -> Iterator[Window]:
+        sound = source.open()
+        if sound is None:
+            raise DataError("has no sound file beside its json")
+        if isinstance(sound, str | Path) and not Path(sound).is_file():
+            raise DataError(": no such file")
+        if isinstance(sound, tuple):
+            samples, rate = np.asarray(sound[0]), int(sound[1])
+            if np.issubdtype(samples.dtype, np.integer):
+                samples = samples / np.float32(np.iinfo(samples.dtype).max + 1.0)
+            sound = samples.astype(np.float32, copy=False), rate
+        file = str(sound) if isinstance(sound, Path) else sound
+        try:
+            yield from clip_windows(file, windows, self.seconds, self.sample_rate, note)
+        finally:
+            stretch = getattr(file, "raw", None)
+            if isinstance(stretch, Stretch) and stretch.failed is not None:
+                raise stretch.failed  # not what the decoder makes of a shard that seems to end there
 
     def encode_text(self, texts: str | Sequence[str]) -> Tensor:
-        """Embeds captions: `(M, D)`, unit norm, float32, on the CPU."""
-        return encode_texts(self.clap, [texts] if isinstance(texts, str) else list(texts), self.device)
+        """Embeds captions: `(M, D)`, unit norm, float32, on the CPU. A warning counts those that are cut off."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if cut := self.clap.text.tokenizer.too_long(texts):
+            limit = self.clap.text.tokenizer.max_tokens
+            warnings.warn(
+                f"{cut} of {len(texts)} captions are longer than the {limit} tokens that this model reads; "
+                "the rest of them is not heard",
+                stacklevel=2,
+            )
+        return encode_texts(self.clap, texts, self.device)
 
     def similarity(self, audio: Tensor, text: Tensor) -> Tensor:
         """Cosine of embeddings `(N, D)` and `(M, D)`: `(N, M)`."""
@@ -67,6 +230,7 @@ class AudioTextModel:
         """The labels, most similar first, each with its cosine.
 
         Args:
+            sound: heard as `encode_audio` does.
             labels: candidates; the training data's when empty.
             template: prompt with `{label}`.
 
@@ -79,34 +243,58 @@ class AudioTextModel:
         self, sounds: Sequence[Sound], labels: Sequence[str] = (), template: str = DEFAULT_TEMPLATE
     ) -> list[list[tuple[str, float]]]:
         """`classify` for several sounds; labels are embedded once."""
+        names, text = self.encode_labels(labels, template)
+        return rank_labels(names, self.similarity(self.encode_audio(sounds), text))
+
+    def encode_labels(self, labels: Sequence[str] = (), template: str = DEFAULT_TEMPLATE) -> tuple[list[str], Tensor]:
+        """The candidates of a classification, and their prompts' embeddings `(C, D)`.
+
+        Raises:
+            UsageError: no labels, or a template without `{label}`.
+        """
         names = list(labels) or self.labels
         if not names:
             raise UsageError(
                 "no labels to choose from: this checkpoint knows none, so name some (labels=…, --labels a,b)"
             )
-        text = encode_labels(self.clap, names, check_templates([template]), self.device)
-        cosine = self.similarity(self.encode_audio(sounds), text)
-        order = cosine.argsort(dim=1, descending=True, stable=True).tolist()
-        return [[(names[i], float(row[i])) for i in ranks] for row, ranks in zip(cosine, order, strict=True)]
+        return names, encode_labels(self.clap, names, check_templates([template]), self.device)
 
-    def _waveform(self, sound: Sound, number: int) -> np.ndarray:
-        name = f"sound {number}" if isinstance(sound, tuple) else str(getattr(sound, "name", sound))
-        if isinstance(sound, str | Path) and not Path(sound).is_file():
-            raise DataError(f"{name}: no such file")
-        try:
-            if isinstance(sound, tuple):
-                samples, rate = np.asarray(sound[0]), int(sound[1])
-                if np.issubdtype(samples.dtype, np.integer):
-                    samples = samples / np.float32(np.iinfo(samples.dtype).max + 1.0)
-                waveform, notes = prepare_waveform(samples.astype(np.float32), rate, self.seconds, self.sample_rate)
-            else:
-                file = str(sound) if isinstance(sound, Path) else sound
-                waveform, notes = decode_clip(file, self.seconds, self.sample_rate)
-        except DataError as error:
-            raise DataError(f"{name} {error}") from error
-        for note in notes:
-            warnings.warn(f"{name}: {note}", stacklevel=3)
-        return to_int16(waveform)[0]
+    def fingerprint(self) -> str:
+        """A hash of all weights and of the front end: what was embedded by the same model has the same."""
+        digest = hashlib.sha256()
+        mel = self.clap.mel
+        digest.update(f"{mel.sample_rate} {mel.seconds} {mel.n_fft} {mel.hop} {mel.floor}".encode())
+        for name, tensor in sorted([*self.clap.state_dict().items(), ("filterbank", mel.filterbank)]):
+            digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of the names, and how many more there are."""
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def rank_labels(names: Sequence[str], cosine: Tensor) -> list[list[tuple[str, float]]]:
+    """For each row of `(N, C)` the labels, most similar first, each with its cosine."""
+    order = cosine.argsort(dim=1, descending=True, stable=True).tolist()
+    return [[(names[i], float(row[i])) for i in ranks] for row, ranks in zip(cosine, order, strict=True)]
+
+
+def _as_is(sound: Sound) -> Sound:
+    return sound
+
+
+def _name(sound: Sound, number: int) -> str:
+    """How messages call a sound."""
+    return f"sound {number}" if isinstance(sound, tuple) else str(getattr(sound, "name", sound))
+
+
+def _as_list(sounds: Sound | Sequence[Sound]) -> list[Sound]:
+    """One sound or several as a list."""
+    is_array = isinstance(sounds, tuple) and len(sounds) == 2 and isinstance(sounds[0], np.ndarray)
+    one = is_array or isinstance(sounds, str | Path) or hasattr(sounds, "read")
+    return [sounds] if one else list(sounds)  # type: ignore[list-item, arg-type]
 
 
 def load(path: str | Path, tokenizer: str | Path | None = None) -> AudioTextModel:
@@ -124,7 +312,3 @@ def load(path: str | Path, tokenizer: str | Path | None = None) -> AudioTextMode
     checkpoint = read_checkpoint(path)
     use_tokenizer(checkpoint, tokenizer)
     return AudioTextModel(build_model(checkpoint), checkpoint.about["labels"])
-
-
-def _is_array(sound: object) -> bool:
-    return isinstance(sound, tuple) and len(sound) == 2 and isinstance(sound[0], np.ndarray)

@@ -1,16 +1,20 @@
-"""Random models with embeddings that differ from sound to sound, as checkpoints."""
+"""Checkpoints of the tiny model with random weights, as training writes them."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+import atr
 from atr.checkpoint import describe
-from atr.config import build
+from atr.config import build, compose_config
+from atr.inference import AudioTextModel
+from atr.initialise import configured
 from atr.models.clap import Clap
 from atr.tasks.files import WholeFiles
-from tests.conftest import Compose
+from tests.conftest import TINY, Compose
 
 FITTING = ("model.audio.window=4", "model.text.pooling=pooler")  # what ClapModel can represent
 LOG_SCALE = 2.5
@@ -47,3 +51,34 @@ def make(tmp_path):
     return lambda *overrides: save_checkpoint(
         Compose(tmp_path / "run", tmp_path)(*FITTING, *overrides), tmp_path / "run" / "checkpoints" / "last.ckpt"
     )
+
+
+@pytest.fixture(scope="session")
+def write(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Writes a checkpoint of the tiny model, of seed 0, with other settings."""
+
+    def write(*overrides: str) -> Path:
+        cfg = compose_config([*TINY, *overrides])
+        OmegaConf.resolve(cfg)
+        torch.manual_seed(0)
+        clap = configured(cfg)
+        content = {
+            "state_dict": {f"model.{name}": tensor for name, tensor in clap.state_dict().items()},
+            "atr": describe(cfg, clap, [], {}),
+            "global_step": 0,
+        }
+        path = tmp_path_factory.mktemp("checkpoint") / "last.ckpt"
+        WholeFiles().save_checkpoint(content, path)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def checkpoint(write: Callable[..., Path]) -> Path:
+    return write()
+
+
+@pytest.fixture
+def model(checkpoint: Path) -> AudioTextModel:
+    return atr.load(checkpoint)

@@ -40,7 +40,7 @@ def splits(raw: Raw) -> tuple[str, ...]:
     if not raw.root.is_dir():
         raise DataError(f"{raw.root} is no folder; give the one that the sounds are in")
     found = sorted(one.name for one in raw.root.iterdir() if one.is_dir() and _SPLIT.fullmatch(one.name))
-    return (*found, ALL) if any(_sounds(raw.root, set(found))) or not found else tuple(found)
+    return (*found, ALL) if any(sounds_below(raw.root, set(found))) or not found else tuple(found)
 
 
 def read(raw: Raw, split: str) -> Iterator[Clip | BadSample]:
@@ -50,9 +50,9 @@ def read(raw: Raw, split: str) -> Iterator[Clip | BadSample]:
         MissingSplit: there are none.
     """
     named = {one for one in splits(raw) if one != ALL}
-    classes = not any(_texts(path) for path in _sounds(raw.root, set()))
+    classes = not any(_texts(path) for path in sounds_below(raw.root, set()))
     before: Path | None = None
-    for path in _sounds(raw.root, named) if split == ALL else _sounds(raw.root / split, set()):
+    for path in sounds_below(raw.root, named) if split == ALL else sounds_below(raw.root / split, set()):
         below = path.relative_to(raw.root)
         if before is not None and path.with_suffix("") == before.with_suffix(""):
             yield BadSample(str(below), f"has the same name as {before.name}; keep one of them")
@@ -65,7 +65,7 @@ def read(raw: Raw, split: str) -> Iterator[Clip | BadSample]:
         raise MissingSplit(f"{raw.root} holds no sound files for {split}; suffixes are {', '.join(AUDIO_SUFFIXES)}")
 
 
-def _sounds(root: Path, skipped: set[str]) -> Iterator[Path]:
+def sounds_below(root: Path, skipped: set[str]) -> Iterator[Path]:
     """The sound files below a folder, sorted, without hidden ones and without the first-level folders `skipped`."""
     for parent, folders, files in walk(root):
         top = Path(parent) == root

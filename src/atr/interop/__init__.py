@@ -1,1 +1,1 @@
-"""Models of other projects: their files in and out."""
+"""Other projects: their models in and out, and their benchmark suites."""

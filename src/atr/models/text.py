@@ -51,6 +51,13 @@ class Tokenizer:
     def __len__(self) -> int:
         return len(self.inner)
 
+    def too_long(self, captions: Sequence[str]) -> int:
+        """How many captions are cut because they have more than `max_tokens`."""
+        if not captions:
+            return 0
+        tokens = self.inner(list(captions), verbose=False)["input_ids"]
+        return sum(len(one) > self.max_tokens for one in tokens)
+
     @property
     def mask_token(self) -> str:
         """The text of the mask token."""

@@ -7,7 +7,7 @@ import numpy as np
 import soxr
 
 from atr.errors import DataError
-from atr.pipeline.decode import ends_early, open_sound
+from atr.pipeline.decode import Sound, ends_early, open_sound
 
 INT16_PEAK = 32767
 SILENCE_PEAK = 1e-5  # -100 dB of full scale
@@ -15,6 +15,9 @@ SILENCE_PEAK = 1e-5  # -100 dB of full scale
 # noise, 4 to 192 kHz to 16, 32 and 48 kHz: with 50 the edges are wrong by up to 2e-3, with 100 and more the difference
 # from the slice of the resampled clip is float32 rounding (below 1e-6).
 MARGIN = 256
+NO_SAMPLES = "holds no samples; remove it or record it again"
+NOT_FINITE = "holds NaN or infinite samples; write the file again from its source"
+SILENT = "is silent (peak below -100 dB): its embedding says nothing about a sound"
 
 
 class Stretch(NamedTuple):
@@ -77,20 +80,37 @@ def decode_clip(
         DataError: the file cannot be read there, holds no samples, or holds NaN or infinite ones.
     """
     with open_sound(file) as sound:
-        if sound.frames == 0:
-            raise DataError("holds no samples; remove it or record it again")
-        stretch = choose_stretch(sound.frames, sound.rate, seconds, sample_rate, rng)
-        samples = sound.read(stretch.begin, stretch.end - stretch.begin)
+        return listen(sound, seconds, sample_rate, rng, stereo)
+
+
+def listen(
+    sound: Sound, seconds: float, sample_rate: int, rng: np.random.Generator | None = None, stereo: bool = False
+) -> tuple[np.ndarray, list[str]]:
+    """`decode_clip` for a sound that is open."""
+    if sound.frames == 0:
+        raise DataError(NO_SAMPLES)
+    stretch = choose_stretch(sound.frames, sound.rate, seconds, sample_rate, rng)
+    samples = sound.read(stretch.begin, stretch.end - stretch.begin)
     promised, held = sound.frames / sound.rate, stretch.begin + len(samples)
     if len(samples) <= stretch.lead:
-        place = (stretch.begin + stretch.lead) / sound.rate
-        raise DataError(
-            f"cannot be decoded from {place:.2f} s on, though its header promises {promised:.2f} s; copy it again from "
-            "its source, or convert what is left of it"
-        )
+        raise DataError(undecodable((stretch.begin + stretch.lead) / sound.rate, promised))
     early = [ends_early(held / sound.rate, promised)] if stretch.end - held > sound.slack else []
     waveform, notes = _heard(samples, stretch.skip, sound.rate, seconds, sample_rate, stereo)
     return waveform, sound.notes + early + notes
+
+
+def undecodable(place: float, promised: float) -> str:
+    """The reason why nothing can be made of a file from `place` (s) on, whose header promises `promised` s."""
+    return (
+        f"cannot be decoded from {place:.2f} s on, though its header promises {promised:.2f} s; copy it again from "
+        "its source, or convert what is left of it"
+    )
+
+
+def from_samples(samples: np.ndarray, rate: int) -> Sound:
+    """Decoded samples, float32 `(frames,)` or `(frames, channels)` at `rate` Hz, as an open sound."""
+    channels = samples.reshape(len(samples), -1 if len(samples) else 1)
+    return Sound(rate, len(samples), lambda start, count: channels[start : start + count])
 
 
 def prepare_waveform(
@@ -100,11 +120,7 @@ def prepare_waveform(
 
     Returns and raises as `decode_clip` does; what lies beyond `seconds` is cut off.
     """
-    if len(samples) == 0:
-        raise DataError("holds no samples; remove it or record it again")
-    stretch = choose_stretch(len(samples), source_rate, seconds, sample_rate, None)
-    channels = samples.reshape(len(samples), -1)
-    return _heard(channels[: stretch.end], 0, source_rate, seconds, sample_rate, stereo=False)
+    return listen(from_samples(samples, source_rate), seconds, sample_rate)
 
 
 def _heard(
@@ -112,27 +128,33 @@ def _heard(
 ) -> tuple[np.ndarray, list[str]]:
     """Decoded `(frames, channels)` -> `(T,)` or `(2, T)`, without the first `skip` samples of the result."""
     length = round(seconds * sample_rate)
-    notes = []
-    if samples.shape[1] > (2 if stereo else 1):
-        use = "the first two are used" if stereo else "mixed to mono"
-        notes.append(f"{samples.shape[1]} channels{', ' if stereo else ' '}{use}")
-    if 2 * source_rate <= sample_rate:
-        notes.append(f"{source_rate} Hz resampled to {sample_rate} Hz: it holds nothing above {source_rate // 2} Hz")
-    rows = [samples[:, channel] for channel in range(min(2, samples.shape[1]))] if stereo else [_mixed(samples)]
+    notes = remarks(samples.shape[1], source_rate, sample_rate, stereo)
+    rows = [samples[:, channel] for channel in range(min(2, samples.shape[1]))] if stereo else [mixed(samples)]
     rows = [np.ascontiguousarray(row, dtype=np.float32) for row in rows]
     if source_rate != sample_rate:
         rows = [soxr.resample(row, source_rate, sample_rate) for row in rows]
     rows = [row[skip : skip + length] for row in rows]
     peak = float(np.abs([extreme(row, initial=0.0) for row in rows for extreme in (np.min, np.max)]).max())
     if not math.isfinite(peak):
-        raise DataError("holds NaN or infinite samples; write the file again from its source")
+        raise DataError(NOT_FINITE)
     if peak < SILENCE_PEAK:
-        notes.append("is silent (peak below -100 dB): its embedding says nothing about a sound")
+        notes.append(SILENT)
     rows = [repeat_pad(row, length) for row in rows]
     return np.stack([rows[0], rows[-1]]) if stereo else rows[0], notes
 
 
-def _mixed(samples: np.ndarray) -> np.ndarray:
+def remarks(channels: int, source_rate: int, sample_rate: int, stereo: bool = False) -> list[str]:
+    """What a user should know about a sound of so many channels at `source_rate` Hz."""
+    notes = []
+    if channels > (2 if stereo else 1):
+        use = "the first two are used" if stereo else "mixed to mono"
+        notes.append(f"{channels} channels{', ' if stereo else ' '}{use}")
+    if 2 * source_rate <= sample_rate:
+        notes.append(f"{source_rate} Hz resampled to {sample_rate} Hz: it holds nothing above {source_rate // 2} Hz")
+    return notes
+
+
+def mixed(samples: np.ndarray) -> np.ndarray:
     """The mean of the channels; adding column to column is 30 times as fast as `mean(axis=1)` over two."""
     if samples.shape[1] == 1:
         return samples[:, 0]
