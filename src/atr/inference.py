@@ -202,7 +202,7 @@ class AudioTextModel:
             sound = samples.astype(np.float32, copy=False), rate
         file = str(sound) if isinstance(sound, Path) else sound
         try:
-            yield from clip_windows(file, windows, self.seconds, self.sample_rate, note)
+            yield from clip_windows(file, windows, self.seconds, self.sample_rate, note, self.clap.mel.hop)
         finally:
             stretch = getattr(file, "raw", None)
             if isinstance(stretch, Stretch) and stretch.failed is not None:
