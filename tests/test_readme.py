@@ -46,7 +46,8 @@ def test_the_verbs_of_the_readme_are_those_of_the_command():
     verbs = {command.name or command.callback.__name__ for command in commands}
     assert set(re.findall(r"\batr (\w+) CHECKPOINT", README)) <= verbs
     assert verbs == {
-        "train", "eval", "classify", "embed", "search", "doctor", "corpora", "prepare", "shard", "check", "leaks", "stats",
+        "train", "eval", "classify", "embed", "search", "doctor", "corpora", "prepare", "shard", "check", "leaks",
+        "stats",
     }  # fmt: skip
     assert set(re.findall(r"^atr (\w+) ", README, re.MULTILINE)) <= verbs
 

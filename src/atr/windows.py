@@ -3,8 +3,9 @@
 Windows lie end to end from the clip's beginning, and the last one ends where the clip ends, over a part of the one
 before it: all that is heard is sound of the clip, and all of the clip is heard. (A rest as a window of its own would
 be a fraction of a second many times over, with the weight of a whole window.) Only a rest of at most one hop of the
-log-mel (10 ms) is left off, because encoders make clips a little longer: 386 of ESC-10's 400 last 5.001 s or so, and
-would cost the double for nothing. A clip shorter than a window is padded as in training. Clips are decoded and resampled block by block and never held as a whole.
+log-mel (10 ms) is left off, because encoders make clips a little longer: 380 of ESC-10's 400 last 5.001 s, and would
+cost the double for nothing. A clip shorter than a window is padded as in training. Clips are decoded and resampled
+block by block and never held as a whole.
 """
 
 from collections.abc import Callable, Iterator, Sequence
