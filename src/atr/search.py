@@ -14,7 +14,7 @@ from atr.errors import CheckpointError, UsageError
 from atr.inference import load
 
 PRODUCTS = 1 << 24  # cosines held at a time (64 MiB)
-# FAISS copies all vectors into its index first, which pays when many texts are looked for at once. Measured with vectors
+# FAISS copies all vectors into its index first, which pays where many texts are looked for at once. Measured, vectors
 # of 512 numbers on 2 busy cores: one text in 300 000 rows 0.18 s by products, 1.2 s by FAISS; a hundred texts in
 # 100 000 rows 3.8 s and 2.4 s. Below that neither takes long.
 FAISS_ROWS, FAISS_TEXTS = 100_000, 32
