@@ -287,7 +287,7 @@ def _as_is(sound: Sound) -> Sound:
 
 def _name(sound: Sound, number: int) -> str:
     """How messages call a sound."""
-    return f"sound {number}" if isinstance(sound, tuple) else str(getattr(sound, "name", sound))
+    return str(sound) if isinstance(sound, str | Path) else str(getattr(sound, "name", f"sound {number}"))
 
 
 def _as_list(sounds: Sound | Sequence[Sound]) -> list[Sound]:
