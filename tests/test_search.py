@@ -59,6 +59,7 @@ def test_faiss_gives_the_same(monkeypatch):
     by_faiss = module._by_faiss
     monkeypatch.setattr(module, "_by_faiss", lambda *given: used.append(1) or by_faiss(*given))
     monkeypatch.setattr(module, "FAISS_ROWS", 1)
+    monkeypatch.setattr(module, "FAISS_TEXTS", 1)
     found = search(whole, text, 9)
     assert used and [[hit.id for hit in hits] for hits in found] == [[hit.id for hit in hits] for hits in expected]
 

@@ -11,6 +11,7 @@ import torch
 import atr
 from atr import windows as module
 from atr.errors import DataError, UsageError
+from atr.inference import Source
 from atr.pipeline.audio import decode_clip, repeat_pad, to_int16
 from atr.windows import clip_windows, cut
 from tests.conftest import tone
@@ -69,8 +70,8 @@ def test_each_way_of_covering_a_clip_against_its_formula(model, seconds):
 
 def test_every_sample_is_heard_and_windows_do_not_depend_on_pieces():
     samples = varied(3.7)
-    whole = list(cut(iter([samples]), RATE, RATE))
-    pieces = list(cut(iter(np.split(samples, [1, 500, 16_000, 16_001, 40_000])), RATE, RATE))
+    whole = list(cut(iter([samples]), RATE, 160, RATE))
+    pieces = list(cut(iter(np.split(samples, [1, 500, 16_000, 16_001, 40_000])), RATE, 160, RATE))
     assert [w[1:] for w in whole] == [w[1:] for w in pieces]
     assert all(np.array_equal(a.waveform, b.waveform) for a, b in zip(whole, pieces, strict=True))
     heard = np.zeros(len(samples), bool)
@@ -79,9 +80,19 @@ def test_every_sample_is_heard_and_windows_do_not_depend_on_pieces():
         assert np.array_equal(window.waveform, to_int16(samples[start:end])[0])
         heard[start:end] = True
     assert heard.all() and whole[-1].duration == len(samples) / RATE
-    (short,) = cut(iter([samples[:5000]]), RATE, RATE)
+    (short,) = cut(iter([samples[:5000]]), RATE, 160, RATE)
     assert np.array_equal(short.waveform, to_int16(repeat_pad(samples[:5000], RATE))[0])
     assert (short.start, short.end, short.duration) == (0, 5000 / RATE, 5000 / RATE)
+
+
+@pytest.mark.parametrize(("count", "windows"), [(16_160, 1), (16_161, 2), (32_160, 2), (32_161, 3)])
+def test_a_rest_of_one_hop_opens_no_window(model, count, windows):
+    samples = varied(3)[:count]
+    found = list(cut(iter([samples]), RATE, model.clap.mel.hop, RATE))
+    assert len(found) == windows and found[-1].duration == count / RATE
+    assert round(found[-1].end * RATE) == (count if windows == (count - 1) // RATE + 1 and count % 2 else count - 160)
+    (heard,) = model.encode_sources([Source("a", lambda: (samples, RATE))], "mean")
+    assert len(heard.vectors) == windows
 
 
 @pytest.mark.parametrize(("rate", "suffix", "limit"), [(44_100, "wav", 0), (44_100, "ogg", 3), (22_050, "mp3", 3)])
@@ -91,7 +102,7 @@ def test_a_file_decoded_in_blocks_is_the_resampled_whole(tmp_path, monkeypatch, 
     soundfile.write(path, samples, rate)
     decoded, _ = soundfile.read(path, dtype="float32")
     mono = soxr.resample(((decoded[:, 0] + decoded[:, 1]) / 2), rate, RATE)
-    expected = [window.waveform for window in cut(iter([mono]), RATE, RATE)]
+    expected = [window.waveform for window in cut(iter([mono]), RATE, 0, RATE)]
     monkeypatch.setattr(module, "BLOCK", 50_000)
     notes = []
     found = list(clip_windows(str(path), "mean", 1.0, RATE, notes.append))

@@ -24,6 +24,7 @@ from atr.collection import (
 )
 from atr.errors import DataError, UsageError
 from atr.inference import AudioTextModel, load, some
+from atr.models.compute import fast_cpu
 from atr.shards.progress import clip_bar
 from atr.types import BadSample
 from atr.windows import check_windows, join
@@ -71,7 +72,7 @@ def embed(
         shutil.rmtree(part, ignore_errors=True)  # killed before this line
         return done, left_out
     with _claimed(part, about):
-        with clip_bar(len(items), progress) as on_clip:
+        with fast_cpu(), clip_bar(len(items), progress) as on_clip:
             parts = [
                 _group(model, group, windows, part / f"{number:06d}.npz", on_clip)
                 for number, group in enumerate(groups(items))

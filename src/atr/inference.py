@@ -202,7 +202,7 @@ class AudioTextModel:
             sound = samples.astype(np.float32, copy=False), rate
         file = str(sound) if isinstance(sound, Path) else sound
         try:
-            yield from clip_windows(file, windows, self.seconds, self.sample_rate, note)
+            yield from clip_windows(file, windows, self.seconds, self.sample_rate, note, self.clap.mel.hop)
         finally:
             stretch = getattr(file, "raw", None)
             if isinstance(stretch, Stretch) and stretch.failed is not None:
@@ -287,7 +287,7 @@ def _as_is(sound: Sound) -> Sound:
 
 def _name(sound: Sound, number: int) -> str:
     """How messages call a sound."""
-    return f"sound {number}" if isinstance(sound, tuple) else str(getattr(sound, "name", sound))
+    return str(sound) if isinstance(sound, str | Path) else str(getattr(sound, "name", f"sound {number}"))
 
 
 def _as_list(sounds: Sound | Sequence[Sound]) -> list[Sound]:
