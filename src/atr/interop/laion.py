@@ -157,6 +157,6 @@ def _sample_rate(path: Path, state: Mapping[str, Tensor]) -> int:
                 return rate
     raise CheckpointError(
         f"{path}: its mel filterbank ({FILTERBANK.removeprefix('audio_branch.')}, {tuple(stored.shape)}, difference "
-        f"{difference:.1e}) is not the one of 64 Slaney bins, 50 to 14 000 Hz at {' or '.join(map(str, RATES))} Hz; its "
-        "embeddings would be wrong here"
+        f"{difference:.1e}) is not the one of 64 Slaney bins, 50 to 14 000 Hz at {' or '.join(map(str, RATES))} Hz; "
+        "its embeddings would be wrong here"
     )
