@@ -138,7 +138,7 @@ def sounds() -> list[np.ndarray]:
     """A chirp over noise, of each of `SECONDS` at 48 kHz."""
     rng = np.random.default_rng(0)
     time = np.arange(round(max(SECONDS) * 48_000)) / 48_000
-    sound = 0.5 * np.sin(2 * np.pi * (50 * time + 400 * time**2)) + rng.normal(0, 0.03, len(time))
+    sound = 0.5 * np.sin(2 * np.pi * (50 * time + 400 * time**2)) + rng.normal(0, 0.1, len(time))
     return [sound[: round(seconds * 48_000)].astype(np.float32) for seconds in SECONDS]
 
 

@@ -51,7 +51,7 @@ class LogMel(nn.Module):
         if mel_scale not in ("slaney", "htk"):
             raise ValueError(f"mel_scale is {mel_scale!r}; allowed: slaney, htk")
         self.sample_rate, self.seconds = sample_rate, seconds
-        self.n_fft, self.hop, self.n_mels, self.floor = n_fft, hop, n_mels, floor
+        self.n_fft, self.hop, self.n_mels, self.floor, self.mel_scale = n_fft, hop, n_mels, floor, mel_scale
         self.frames = self.frames_in(seconds)
         htk = mel_scale == "htk"
         bank = mel(
