@@ -5,6 +5,8 @@ what each place takes from either is learnt (attentional feature fusion, arXiv 2
 1fd4c37, `clap_module/feature_fusion.py`, `clap_module/htsat.py`, `training/data.py`.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,11 +33,13 @@ class AttentionalFusion(nn.Module):
         self.global_att = attention(dim, nn.AdaptiveAvgPool2d(1))
 
     def forward(self, whole: Tensor, crops: Tensor) -> Tensor:
-        """`(B, N, C)` twice, in one order of tokens -> `(B, N, C)`."""
+        """`(B, N, C)` twice, in one order of tokens, N a square -> `(B, N, C)`."""
         if self.training and len(whole) == 1:  # the mean of a single clip has no variance; as LAION does it
             return self(whole.repeat(2, 1, 1), crops.repeat(2, 1, 1))[:1]
-        both = (whole + crops).transpose(1, 2).unsqueeze(3)  # (B, C, N, 1)
-        share = torch.sigmoid(self.local_att(both) + self.global_att(both)).squeeze(3).transpose(1, 2)
+        side = math.isqrt(whole.shape[1])
+        # Not (B, C, N, 1): with a width of 1 PyTorch mistakes the layout, and some gradients of batch norms are wrong.
+        both = (whole + crops).transpose(1, 2).unflatten(2, (side, side)).contiguous()
+        share = torch.sigmoid(self.local_att(both) + self.global_att(both)).flatten(2).transpose(1, 2)
         return 2 * whole * share + 2 * crops * (1 - share)
 
 
