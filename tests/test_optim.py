@@ -115,6 +115,17 @@ def test_parameters_without_gradient_are_left_out():
     assert all(id(p) in inside for p in [*model.audio.parameters(), *loss.parameters()])
 
 
+def test_feature_fusion_is_of_the_inputs_layer_and_moves_no_other():
+    shape = {"n_mels": 16, "picture_size": 32, "embed_dim": 8, "depths": [1, 2], "heads": [1, 2], "window": 4}
+    plain, fused = (
+        layer_depths([f"audio.{name}" for name, _ in HTSAT(**shape, fusion=fusion).named_parameters()])
+        for fusion in (False, True)
+    )
+    more = fused.keys() - plain.keys()
+    assert len(more) == 18 and {fused[name] for name in more} == {0}
+    assert {name: fused[name] for name in plain} == plain and max(plain.values()) == 3
+
+
 @pytest.mark.parametrize(
     ("kind", "fields", "expected"),
     [

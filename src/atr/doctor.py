@@ -156,7 +156,7 @@ def step_stages(cfg: DictConfig, model: Clap, batch: Batch, device: torch.device
     """ms for a clip: the copy to the device, and forward, backward and optimizer."""
     loss = build(cfg.loss).to(device)
     make, parameters = build(cfg.optimizer), build(cfg.parameters)
-    Freezing(model, parameters.freeze)  # what is frozen for good has no backward pass
+    Freezing(model, parameters.freeze, cfg.data.seconds)  # what is frozen for good has no backward pass
     optimizer = make(parameters(model, loss, make.keywords.get("lr")))
     precision = cfg.trainer.precision or best_precision(cfg.trainer.accelerator)
     kinds = {"bf16": torch.bfloat16, "16-m": torch.float16, "32-t": None, "32": None}

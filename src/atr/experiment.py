@@ -65,7 +65,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     task = ContrastiveTask(
         model, build(cfg.loss), build(cfg.optimizer), build(cfg.schedule), cfg.seed,
         cfg.evaluation.templates, describe(cfg, model, data.labels(), hashes), data.corpora(), cfg.micro_batch,
-        build(cfg.parameters),
+        build(cfg.parameters), cfg.data.seconds,
     )  # fmt: skip
     ledgers = {name: data.ledger(name, cfg.bad_samples) for name in ("train", "validation")}
     fresh = not (towers["audio_projection"].source or towers["text_projection"].source)

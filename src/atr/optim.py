@@ -118,14 +118,16 @@ def layer_depths(names: Sequence[str]) -> dict[str, int]:
     """The layer of each parameter of an encoder, from its name: 0 what comes before the blocks, then 1, 2, ….
 
     Blocks are told by the numbers in the names: stage and block of HTSAT (`layers.2.blocks.5.`; `downsample` belongs
-    to the first block of its stage), the first number in encoders of `transformers` (`encoder.layer.11.`). Names
-    without a number are the input's when they stand before the first block or hold "embed" (norm of the mel bins,
-    patches, word and position embeddings), else they go with the last block (final norm, pooler).
+    to the first block of its stage), the first number in encoders of `transformers` (`encoder.layer.11.`). All other
+    names are the input's when they stand before the first block or hold "embed" (norm of the mel bins, patches, feature
+    fusion, word and position embeddings), else they go with the last block (final norm, pooler).
 
     Args:
         names: in the order of the module.
     """
-    places = [_place(name) for name in names]
+    places = [_place_in_htsat(name) for name in names]
+    if not any(places):
+        places = [_place(name) for name in names]
     order = sorted({place for place in places if place is not None})
     first = next((i for i, place in enumerate(places) if place is not None), len(names))
     depths = {}
@@ -137,10 +139,14 @@ def layer_depths(names: Sequence[str]) -> dict[str, int]:
     return depths
 
 
-def _place(name: str) -> tuple[int, int] | None:
+def _place_in_htsat(name: str) -> tuple[int, int] | None:
     """Where a parameter's block stands among the others, or None for one outside of all blocks."""
-    if found := re.search(r"\blayers\.(\d+)\.(?:blocks\.(\d+)|downsample)\.", name):
-        return int(found[1]), int(found[2] or 0)
+    found = re.search(r"\blayers\.(\d+)\.(?:blocks\.(\d+)|downsample)\.", name)
+    return (int(found[1]), int(found[2] or 0)) if found else None
+
+
+def _place(name: str) -> tuple[int, int] | None:
+    """The same in encoders of `transformers`."""
     found = re.search(r"\.(\d+)\.", name)
     return None if found is None or "embed" in name[: found.start()] else (int(found[1]), 0)
 

@@ -30,6 +30,11 @@ class Clap(nn.Module):
         """Encodes both sides of a batch."""
         return Embeddings(self.encode_audio(batch.waveform), self.encode_text(batch.input_ids, batch.attention_mask))
 
+    @property
+    def fuses(self) -> bool:
+        """Whether clips longer than the model's can be encoded, by feature fusion."""
+        return getattr(self.audio, "fusion", None) is not None
+
     def encode_audio(self, waveform: Tensor) -> Tensor:
         """int16 or float32 `(B, T)` -> `(B, D)`, float32, unit norm; with fusion T may be longer than a clip."""
         return self.encode_log_mel(self.log_mel(waveform))
@@ -38,11 +43,12 @@ class Clap(nn.Module):
         """int16 or float32 `(B, T)` -> what the audio encoder takes, in dB, float32.
 
         Returns:
-            `(B, F, M)`; four views `(B, 4, F, M)` where the model fuses and T has more frames than its clips.
+            `(B, F, M)`; four views `(B, 4, F, M)` where the model fuses and T has more frames than its clips. In
+            training chance places the crops.
         """
         log_mel: Tensor = self.mel(waveform)
-        if getattr(self.audio, "fusion", None) is not None and log_mel.shape[1] > self.mel.frames:
-            return four_views(log_mel, self.mel.frames)
+        if self.fuses and log_mel.shape[1] > self.mel.frames:
+            return four_views(log_mel, self.mel.frames, at_random=self.audio.training)
         return log_mel
 
     def encode_log_mel(self, log_mel: Tensor, longer: Tensor | None = None) -> Tensor:

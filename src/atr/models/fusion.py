@@ -5,6 +5,8 @@ what each place takes from either is learnt (attentional feature fusion, arXiv 2
 1fd4c37, `clap_module/feature_fusion.py`, `clap_module/htsat.py`, `training/data.py`.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,11 +33,13 @@ class AttentionalFusion(nn.Module):
         self.global_att = attention(dim, nn.AdaptiveAvgPool2d(1))
 
     def forward(self, whole: Tensor, crops: Tensor) -> Tensor:
-        """`(B, N, C)` twice, in one order of tokens -> `(B, N, C)`."""
+        """`(B, N, C)` twice, in one order of tokens, N a square -> `(B, N, C)`."""
         if self.training and len(whole) == 1:  # the mean of a single clip has no variance; as LAION does it
             return self(whole.repeat(2, 1, 1), crops.repeat(2, 1, 1))[:1]
-        both = (whole + crops).transpose(1, 2).unsqueeze(3)  # (B, C, N, 1)
-        share = torch.sigmoid(self.local_att(both) + self.global_att(both)).squeeze(3).transpose(1, 2)
+        side = math.isqrt(whole.shape[1])
+        # Not (B, C, N, 1): with a width of 1 PyTorch mistakes the layout, and some gradients of batch norms are wrong.
+        both = (whole + crops).transpose(1, 2).unflatten(2, (side, side)).contiguous()
+        share = torch.sigmoid(self.local_att(both) + self.global_att(both)).flatten(2).transpose(1, 2)
         return 2 * whole * share + 2 * crops * (1 - share)
 
 
@@ -47,37 +51,37 @@ def attention(dim: int, *first: nn.Module) -> nn.Sequential:
     )
 
 
-def four_views(log_mel: Tensor, frames: int) -> Tensor:
+def four_views(log_mel: Tensor, frames: int, at_random: bool = False) -> Tensor:
     """Log-mels of clips longer than the model's -> the whole in short, and crops of its front, middle and back.
-
-    The places where a crop can begin are cut into three parts; each crop begins in the middle of its part. (LAION
-    draws a place from each part by chance, and a clip then has another embedding each time.)
 
     Args:
         log_mel: `(B, F, M)` in dB, F > `frames`.
         frames: of each view.
+        at_random: whether chance places the crops; see `crop_starts`.
 
     Returns:
         `(B, 4, frames, M)`: whole, front, middle, back.
     """
-    size = (frames, log_mel.shape[2])
-    whole = F.interpolate(log_mel.unsqueeze(1), size, mode="bilinear", align_corners=False, antialias=False)
-    crops = [log_mel[:, start : start + frames] for start in crop_starts(log_mel.shape[1], frames)]
-    return torch.cat([whole, torch.stack(crops, dim=1)], dim=1)
+    clips, total, mels = log_mel.shape
+    whole = F.interpolate(log_mel.unsqueeze(1), (frames, mels), mode="bilinear", align_corners=False, antialias=False)
+    starts = crop_starts(clips, total, frames, at_random).to(log_mel.device)
+    clip = torch.arange(clips, device=log_mel.device).unsqueeze(1)
+    crops = log_mel.unfold(1, frames, 1)[clip, starts]  # (B, 3, M, frames)
+    return torch.cat([whole, crops.transpose(2, 3)], dim=1)
 
 
-def crop_starts(total: int, frames: int) -> list[int]:
-    """First frames of the crops: the middles of three nearly equal parts of 0 … total - frames; 0 for an empty part.
+def crop_starts(clips: int, total: int, frames: int, at_random: bool) -> Tensor:
+    """First frames of the crops, int64 `(clips, 3)`.
 
-    The parts are those of `numpy.array_split`; of two middles the later one.
+    The places where a crop can begin, 0 … total - frames, are cut into three nearly equal parts (those of
+    `numpy.array_split`). A crop begins in the middle of its part (of two middles, at the later one), so that a clip
+    always has the same embedding; or, as LAION has it always, anywhere in it. 0 stands for an empty part.
 
-    >>> crop_starts(1901, 1001)  # parts 0 … 300, 301 … 600, 601 … 900
-    [150, 451, 751]
+    >>> crop_starts(1, 1901, 1001, False)  # parts 0 … 300, 301 … 600, 601 … 900
+    tensor([[150, 451, 751]])
     """
     share, rest = divmod(total - frames + 1, CROPS)
-    starts, begin = [], 0
-    for part in range(CROPS):
-        length = share + (part < rest)
-        starts.append(begin + length // 2 if length else 0)
-        begin += length
-    return starts
+    lengths = torch.tensor([share + (part < rest) for part in range(CROPS)])
+    begins = (lengths.cumsum(0) - lengths) * (lengths > 0)
+    place = torch.rand(clips, CROPS) if at_random else torch.full((clips, CROPS), 0.5)
+    return begins + (place * lengths).long()

@@ -53,7 +53,7 @@ class LogMel(nn.Module):
         self.sample_rate, self.seconds = sample_rate, seconds
         self.n_fft, self.hop, self.n_mels, self.floor = n_fft, hop, n_mels, floor
         self.frequency_min, self.frequency_max, self.mel_scale = frequency_min, frequency_max, mel_scale
-        self.frames = round(seconds * sample_rate) // hop + 1
+        self.frames = self.frames_in(seconds)
         htk = mel_scale == "htk"
         bank = mel(
             sr=sample_rate, n_fft=n_fft, n_mels=n_mels, fmin=frequency_min, fmax=frequency_max, htk=htk,
@@ -61,6 +61,10 @@ class LogMel(nn.Module):
         )  # fmt: skip
         self.register_buffer("filterbank", torch.from_numpy(bank.T.copy()), persistent=False)  # (n_fft/2 + 1, M)
         self.register_buffer("window", torch.hann_window(n_fft, periodic=True), persistent=False)
+
+    def frames_in(self, seconds: float) -> int:
+        """Frames of so many seconds."""
+        return round(seconds * self.sample_rate) // self.hop + 1
 
     def forward(self, waveform: Tensor) -> Tensor:
         """int16 or float32 `(B, T)` -> log-mel in dB, float32 `(B, T // hop + 1, n_mels)`.

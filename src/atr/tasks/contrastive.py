@@ -38,6 +38,7 @@ class ContrastiveTask(pl.LightningModule):
         corpora: of the training set; with several, each one's loss and recall are logged.
         micro_batch: clips that go through the model at once; None: all of this device's batch.
         parameters: learning rates of the parts of the model, and which are frozen.
+        seconds: length of the training clips; None: of the model's.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class ContrastiveTask(pl.LightningModule):
         corpora: Sequence[str] = (),
         micro_batch: int | None = None,
         parameters: Groups | None = None,
+        seconds: float | None = None,
     ) -> None:
         super().__init__()
         self.model, self.loss = model, loss
@@ -60,7 +62,7 @@ class ContrastiveTask(pl.LightningModule):
         self.micro_batch = micro_batch
         self.corpora = dict(zip(corpora, ids(corpora).tolist(), strict=True)) if len(corpora) > 1 else {}
         self.parameter_groups = parameters or Groups()
-        self.freezing = Freezing(model, self.parameter_groups.freeze)
+        self.freezing = Freezing(model, self.parameter_groups.freeze, seconds)
         self._parts: list[Part] = []
 
     def configure_model(self) -> None:

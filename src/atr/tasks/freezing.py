@@ -19,18 +19,26 @@ class Freezing:
     DistributedDataParallel fixes at its beginning which parameters have gradients. The schedule of the learning rate
     runs on.
 
+    Feature fusion (`models/fusion.py`) is a part of its own, frozen for good unless the clips are longer than the
+    model's: it is not used then, and DistributedDataParallel refuses parameters without gradients.
+
     Args:
         model: parts frozen for good lose `requires_grad` at once, as DistributedDataParallel must see it.
         epochs: part -> number of first epochs, 0 for none, -1 for all.
+        seconds: length of the clips; None: of the model's.
     """
 
-    def __init__(self, model: Clap, epochs: Mapping[str, int]) -> None:
+    def __init__(self, model: Clap, epochs: Mapping[str, int], seconds: float | None = None) -> None:
         parts: dict[str, list[nn.Module]] = {
             "audio": [model.audio],
             "text": [model.text],
             "projections": [model.audio_projection, model.text_projection],
         }
         self.epochs = {name: count for name, count in epochs.items() if count != 0}
+        longer = seconds is not None and model.mel.frames_in(seconds) > model.mel.frames
+        if model.fuses and not longer:
+            parts["fusion"] = [part for part in (model.audio.fusion, model.audio.local_patch_embed) if part is not None]
+            self.epochs["fusion"] = FOR_GOOD
         self.parts = {name: parts[name] for name in self.epochs}
         for name, count in self.epochs.items():
             for module in self.parts[name] if count == FOR_GOOD else []:
@@ -57,6 +65,7 @@ class Freezing:
         """What a run says about it, with a warning where a part is frozen in all epochs; none when nothing is."""
         told = [
             f"{name} {'for good' if count == FOR_GOOD else f'in the first {count} epochs'}"
+            + (" (no clip is longer than the model's)" if name == "fusion" else "")
             for name, count in self.epochs.items()
         ]
         lines = [f"frozen      {', '.join(told)}"] if told else []
