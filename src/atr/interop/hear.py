@@ -45,7 +45,7 @@ def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
     They are what `encode_audio` gives: unit norm, in the space of the captions.
     """
     sounds = [(row, model.sample_rate) for row in audio.detach().cpu().numpy()]
-    return on_device_of(model.model).encode_audio(sounds).to(audio.device).clone()
+    return on_device_of(model.model).encode_audio(sounds, progress=False).to(audio.device)
 
 
 def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, Tensor]:
