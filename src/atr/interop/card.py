@@ -39,8 +39,7 @@ def write_card(
         loader=PackageLoader("atr.interop", "."), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True, autoescape=False,  # Markdown
     )  # fmt: skip
-    config = OmegaConf.to_container(checkpoint.config)
-    assert isinstance(config, dict)
+    config: dict[str, Any] = OmegaConf.to_container(checkpoint.config)  # type: ignore[assignment]
     numbers, tests = metrics(checkpoint), folders(config, "test")
     page = environment.get_template("card.md.j2").render(
         name=name, where=where, to=to, version=atr.__version__, step=checkpoint.step, dim=clap.dim,
