@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import atr
@@ -27,8 +29,8 @@ from atr.interop.agreement import (
     sounds,
 )
 from atr.interop.export import export, whole_folder
-from tests.conftest import tone
-from tests.interop.conftest import LOG_SCALE
+from tests.conftest import Compose, tone
+from tests.interop.conftest import FITTING, LOG_SCALE, save_checkpoint
 
 ALONE = """
 import json, sys
@@ -108,40 +110,53 @@ def test_a_model_with_fusion(make, tmp_path, monkeypatch):
     assert views.shape[1] == 4 and (clap.encode_audio(long) - whole_alone).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize(
-    "broken", ["eps", "frequency_min", "padding", "exchanged heads", "weight", "token limit", "scale"]
-)
-def test_what_computes_something_else_is_refused_and_nothing_stays(make, tmp_path, monkeypatch, broken):
-    written = to_hf.write
+def edit(file, **changes):
+    content = json.loads(file.read_text())
+    for key, value in changes.items():
+        part, _, name = key.rpartition("__")
+        (content[part] if part else content)[name] = value
+    file.write_text(json.dumps(content))
 
-    def spoil(folder, clap, log_scale):
-        written(folder, clap, 3.0 if broken == "scale" else log_scale)
-        file = {"eps": "config", "frequency_min": "preprocessor_config", "padding": "preprocessor_config",
-                "token limit": "tokenizer_config"}.get(broken)  # fmt: skip
-        if file:
-            content = json.loads((folder / f"{file}.json").read_text())
-            if broken == "eps":
-                content["text_config"]["layer_norm_eps"] = 1e-2
-            content |= {"frequency_min": {"frequency_min": 0}, "padding": {"padding": "pad"},
-                        "token limit": {"model_max_length": 20}}.get(broken, {})  # fmt: skip
-            (folder / f"{file}.json").write_text(json.dumps(content))
-        elif broken != "scale":
-            from safetensors.torch import load_file, save_file
 
-            tensors = load_file(folder / "model.safetensors")
-            if broken == "weight":
-                tensors["audio_projection.linear2.bias"] += 0.01 * torch.arange(32)
-            else:
-                block = "audio_model.audio_encoder.layers.1.blocks.0.attention.self"
-                query, key = tensors[f"{block}.query.weight"], tensors[f"{block}.key.weight"]
-                tensors[f"{block}.query.weight"], tensors[f"{block}.key.weight"] = key, query
-            save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+def exchange(file):
+    """Queries and keys of one block."""
+    tensors, block = load_file(file), "audio_model.audio_encoder.layers.1.blocks.0.attention.self"
+    query, key = tensors[f"{block}.query.weight"], tensors[f"{block}.key.weight"]
+    save_file(tensors | {f"{block}.query.weight": key, f"{block}.key.weight": query}, file, {"format": "pt"})
 
-    monkeypatch.setattr(to_hf, "write", spoil)
-    reason = {"scale": "zero-shot", "eps": "text embeddings", "token limit": "text embeddings"}.get(
-        broken, "audio embeddings"
-    )
-    with pytest.raises(CheckpointError, match=f"nothing was written: .*{reason}.* differ"):
+
+BROKEN = {
+    "layer-norm eps": ("text", lambda out: edit(out / "config.json", text_config__layer_norm_eps=1e-2)),
+    "lowest frequency": ("audio", lambda out: edit(out / "preprocessor_config.json", frequency_min=0)),
+    "padding": ("audio", lambda out: edit(out / "preprocessor_config.json", padding="pad")),
+    "queries and keys": ("audio", lambda out: exchange(out / "model.safetensors")),
+    "tokens": ("text", lambda out: edit(out / "tokenizer_config.json", model_max_length=20)),
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A model, and the folder that was written of it."""
+    root = tmp_path_factory.mktemp("written")
+    clap = build_model(read_checkpoint(save_checkpoint(Compose(root, root)(*FITTING), root / "last.ckpt")))
+    to_hf.write(root / "out", clap, LOG_SCALE)
+    return clap, root / "out"
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_folder_that_computes_something_else_is_refused(written, tmp_path, broken):
+    clap, good = written
+    side, spoil = BROKEN[broken]
+    shutil.copytree(good, tmp_path / "out")
+    spoil(tmp_path / "out")
+    with pytest.raises(CheckpointError, match=f"nothing was written: .*{side} embeddings differ"):
+        to_hf.compare(tmp_path / "out", clap, LOG_SCALE).check("out")
+
+
+def test_after_a_refusal_nothing_stays(make, tmp_path, monkeypatch):
+    exact = to_hf.write
+    monkeypatch.setattr(to_hf, "write", lambda folder, clap, log_scale: exact(folder, clap, log_scale + 1))
+    with pytest.raises(CheckpointError, match="nothing was written: zero-shot classification differs"):
         export(make(), tmp_path / "out")
     assert left(tmp_path) == []
 

@@ -51,12 +51,9 @@ def test_laions_file_leaves_for_transformers_with_the_same_embeddings(tokenizer,
     theirs = ClapModel.from_pretrained(tmp_path / "out").eval()
     processor = ClapProcessor.from_pretrained(tmp_path / "out")
     audio = audio_reference(theirs, processor.feature_extractor)
-    difference = (
-        (audio - ours.encode_audio(sounds())).abs().max(),
-        (text_reference(theirs, ours.clap.text.tokenizer) - ours.encode_text(SAID)).abs().max(),
-    )
-    print("DIFF", difference)
-    assert difference[0] < 1e-5 and difference[1] < 2e-6
+    audio_difference = (audio - ours.encode_audio(sounds())).abs().max()
+    text_difference = (text_reference(theirs, ours.clap.text.tokenizer) - ours.encode_text(SAID)).abs().max()
+    assert audio_difference < 7e-6 and text_difference < 2e-6  # measured: 7e-7 and 2.5e-7
     before, after = (ClapModel.from_pretrained(tmp_path / name).state_dict() for name in ("hf", "out"))
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
     # The control: with queries and keys exchanged it is another model.
