@@ -210,7 +210,7 @@ def test_projections_with_another_activation_are_refused(folder):
         (lambda state: {k: v for k, v in state.items() if not k.endswith("encoder.norm.weight")},
          r"1 tensors missing, 0 left over, 0 of another shape \(first: audio\.norm\.weight\).*get the file again"),
         (lambda state: {k: v for k, v in state.items() if "attention.self.key.weight" not in k},
-         r"5 tensors missing, 10 left over, 0 of another shape \(first: audio\.layers\.0\.blocks\.0\.attn\.qkv"),
+         r"7 tensors missing, 10 left over, 0 of another shape \(first: audio\.layers\.0\.blocks\.0\.attn\.qkv"),
         (lambda state: {k: v for k, v in state.items() if not k.startswith("audio_projection")},
          r"audio_projection\.2\.weight is missing among its"),
         (lambda state: state | {"audio_model.audio_encoder.norm.bias": torch.zeros(3)}, r"1 of another shape"),
