@@ -36,7 +36,15 @@ def test_with_them_the_model_is_the_checkpoints(choices, wanted):
 
 def test_a_text_encoder_by_name_and_back_from_a_model_with_fusion():
     fused = ["model/audio=htsat_base_fused", "model/mel=clap_48k_htk", "model/text=roberta_demo"]
-    assert needed(model(), model(*fused)) == ["model/audio=htsat_tiny", "model/mel=clap_48k", "model/text=roberta_base"]
+    assert needed(model(), model(*fused)) == [
+        "model/audio=htsat_tiny", "model/mel=clap_48k", "model/text=roberta_base", "model.text.pooling=pooler",
+    ]  # fmt: skip
+
+
+def test_a_text_encoder_by_its_settings():
+    demo = ["model/text=roberta_demo", "model.text.pooling=pooler"]
+    before = model(*demo, "model.text.config.hidden_size=64", "model.text.pooling=mean")
+    assert needed(before, model(*demo)) == ["model.text.config.hidden_size=64", "model.text.pooling=mean"]
 
 
 def test_an_audio_encoder_alone_asks_for_nothing_of_the_other_towers():

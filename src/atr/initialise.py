@@ -28,6 +28,7 @@ SHAPE = (
     "model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
     "max_position_embeddings", "type_vocab_size",
 )  # fmt: skip
+CHOOSE = "Choose the model it was trained with (model/audio=…, model/text=…, model.dim=…)"
 NAMED = 3  # tensors in a line; all of them stand in init.json
 
 
@@ -52,7 +53,8 @@ def initial_model(cfg: DictConfig) -> tuple[Clap, dict[str, Loaded]]:
         model = configured(cfg)
         return model, {name: of_tower(model, name) for name, _ in model.named_children()}
     checkpoint = read_checkpoint(cfg.init)
-    advice = advice_for(checkpoint, cfg)
+    overrides = needed(checkpoint.config.model, cfg.model)
+    advice = f"Add to the command: {' '.join(overrides)}" if overrides else CHOOSE
     if cfg.init_share > 0.0:
         check_front_end(checkpoint, cfg, advice)
     alone = "text" not in checkpoint.config.model
@@ -60,7 +62,7 @@ def initial_model(cfg: DictConfig) -> tuple[Clap, dict[str, Loaded]]:
     if other and cfg.init_share == 1.0:
         raise CheckpointError(
             f"{cfg.init} holds another text encoder: {other}. Choose the one it was trained with (nothing is fetched "
-            f"for it), or set init_share below 1 to load the other towers from it. {advice}"
+            "for it), or set init_share below 1 to load the other towers from it" + f". {advice}" * bool(overrides)
         )
     model = configured(cfg) if other or alone else build_architecture(checkpoint, cfg.model)
     weights = usable(checkpoint, model)
@@ -79,14 +81,6 @@ def initial_model(cfg: DictConfig) -> tuple[Clap, dict[str, Loaded]]:
         check_shares({name: towers[name] for name in names if name in held or not alone}, cfg.init_share, advice)
         model.load_state_dict(weights, strict=False)
     return model.train(), towers
-
-
-def advice_for(checkpoint: Checkpoint, cfg: DictConfig) -> str:
-    """What to change so that the configured model is the checkpoint's, in words."""
-    overrides = needed(checkpoint.config.model, cfg.model)
-    if not overrides:
-        return "Choose the model it was trained with (model/audio=…, model/text=…, model.dim=…)"
-    return f"Add to the command: {' '.join(overrides)}"
 
 
 def check_front_end(checkpoint: Checkpoint, cfg: DictConfig, advice: str) -> None:

@@ -24,7 +24,11 @@ def needed(before: DictConfig, now: DictConfig) -> list[str]:
         return overrides
     if before.text.get("name") != now.text.get("name"):
         overrides += _of_group("text", before.text, now.text, ("name",)) if before.text.get("name") else []
-    elif before.text.pooling != now.text.pooling:
+    elif before.text.get("config") and now.text.get("config"):
+        then, own = before.text.config, now.text.config
+        keys = differing(then, own, [str(key) for key in own if key in then])  # a released one has all keys
+        overrides += [f"model.text.config.{key}={_written(value_of(then, key))}" for key in keys]
+    if before.text.pooling != now.text.pooling:
         overrides.append(f"model.text.pooling={before.text.pooling}")
     return overrides + ([f"model.dim={before.dim}"] if before.dim != now.dim else [])
 

@@ -30,6 +30,8 @@ from tests.interop.clap import (
     text_reference,
 )
 
+# The largest differences seen: audio 2.8e-7 plain and 7.5e-7 fused, text 3.0e-7; tiny and base are below these.
+# What must fail is off by 2.3e-5 (eps in the text encoder), 1.7e-3 (queries and keys), 8.7e-3 (0 Hz) and 0.12 (scale).
 AUDIO_TOLERANCE, TEXT_TOLERANCE = 5e-6, 2e-6
 
 
@@ -125,7 +127,7 @@ def test_what_would_be_another_model_gives_other_embeddings(plain, folder, monke
         edit(folder / "config.json", lambda content: content["text_config"].update(layer_norm_eps=1e-5))
     audio, text = plain.differences(folder)
     print(f"largest difference, {wrong}: audio {audio:.1e}, text {text:.1e}")
-    assert text > 10 * TEXT_TOLERANCE if wrong == "eps" else audio > 10 * AUDIO_TOLERANCE
+    assert text > 5 * TEXT_TOLERANCE if wrong == "eps" else audio > 100 * AUDIO_TOLERANCE
 
 
 def test_the_checkpoint_says_what_it_is(published, tokenizer):

@@ -164,7 +164,7 @@ def test_a_tokenizer_of_another_size_is_refused(plain, tmp_path):
 @pytest.mark.parametrize("other", [filterbank(44_100), filterbank(lowest=0.0), torch.zeros(513, 32)])
 def test_another_filterbank_is_refused(plain, tmp_path, other):
     path = changed(plain, tmp_path, lambda state: state | {"audio_branch.logmel_extractor.melW": other})
-    with pytest.raises(CheckpointError, match=r"its mel filterbank \(logmel_extractor\.melW\) is not the one of 64"):
+    with pytest.raises(CheckpointError, match=r"its mel filterbank \(logmel_extractor\.melW, .*is not the one of 64"):
         load(path, plain)
 
 
