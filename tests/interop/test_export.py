@@ -283,7 +283,8 @@ def test_a_trained_model_classifies_the_same_in_transformers(tiny, tmp_path, cli
     train(tiny("model.audio.window=4", "model.text.pooling=pooler", "trainer.max_epochs=4"))
     path = tiny.run_dir / "checkpoints" / "last.ckpt"
     agreement = export(path, tmp_path / "out").agreement
-    assert agreement.audio_cosine > 1 - 1e-9 and agreement.text_cosine > 1 - 1e-9
+    # measured: 1 - cosine 2e-9 and 6e-15, numbers 3.4e-5 and 4e-8, probabilities 2e-7
+    assert agreement.audio_cosine > 1 - 2e-8 and agreement.text_cosine > 1 - 1e-12
     assert "zero_shot/accuracy" in (tmp_path / "out" / "README.md").read_text()
     classify = pipeline("zero-shot-audio-classification", model=str(tmp_path / "out"))
     model, labels = atr.load(path), ["low note", "high note"]
