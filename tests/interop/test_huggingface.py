@@ -282,3 +282,9 @@ class Bomb:
 
     def __reduce__(self):
         return os.open, (str(self.target), os.O_CREAT)
+
+
+def test_a_tokenizer_with_a_lower_limit_keeps_it(published, tmp_path):
+    folder = shutil.copytree(published.folder, tmp_path / "clap")
+    edit(folder / "tokenizer_config.json", lambda content: content.update(model_max_length=20))
+    assert build_model(read_checkpoint(folder)).text.tokenizer.max_tokens == 20

@@ -101,7 +101,7 @@ def read_folder(folder: Path) -> Checkpoint:
     return as_checkpoint(
         folder, "huggingface", from_hf(state), _mel(folder, config["audio_config"]), _audio(folder, config),
         _text(folder, config["text_config"]), tokenizer.files(),
-        float(state["logit_scale_a"]) if "logit_scale_a" in state else None,
+        float(state["logit_scale_a"]) if "logit_scale_a" in state else None, tokenizer.inner.model_max_length,
     )  # fmt: skip
 
 

@@ -37,6 +37,7 @@ def as_checkpoint(
     text: dict[str, Any] | None = None,
     tokenizer: dict[str, str] | None = None,
     log_scale: float | None = None,
+    max_tokens: int = MAX_TOKENS,
 ) -> Checkpoint:
     """A released model as a checkpoint of this project.
 
@@ -46,6 +47,7 @@ def as_checkpoint(
         found: the weights under our names, and theirs that have no place here.
         mel, audio: arguments of `LogMel` and `HTSAT`.
         text: configuration of the text encoder; None for an audio encoder alone.
+        max_tokens: of a caption, if the tokenizer has a limit of its own; LAION-CLAP's 77 at most.
         tokenizer: files; None when it brings none, and `model.text.tokenizer.path` is to be used.
 
     Raises:
@@ -59,7 +61,7 @@ def as_checkpoint(
         )
     model: dict[str, Any] = {"_target_": "atr.models.clap.Clap", "mel": mel, "audio": audio}
     if text is not None:
-        model |= {"text": _text(path, text), "dim": _rows(weights, "audio_projection.2.weight", path)}
+        model |= {"text": _text(path, text, max_tokens), "dim": _rows(weights, "audio_projection.2.weight", path)}
     config = DictConfig({"model": model})
     about: dict[str, Any] = {
         "format": kind, "version": atr.__version__, "config": OmegaConf.to_yaml(config), "text_config": text,
@@ -68,14 +70,14 @@ def as_checkpoint(
     return Checkpoint(path, dict(weights), config, about, 0, log_scale)
 
 
-def _text(path: Path, text: dict[str, Any]) -> dict[str, Any]:
+def _text(path: Path, text: dict[str, Any], max_tokens: int) -> dict[str, Any]:
     """The `model.text` node. RoBERTa-base is called by its name, as in the configurations of training."""
     base = all(text[key] == value for key, value in ROBERTA_BASE.items())
     longest = text["max_position_embeddings"] - text["pad_token_id"] - 1  # RoBERTa counts from there
     tokenizer = {
         "_target_": "atr.models.text.Tokenizer",
         "path": "roberta-base" if base else str(path),
-        "max_tokens": min(MAX_TOKENS, longest),
+        "max_tokens": min(MAX_TOKENS, max_tokens, longest),
     }
     encoder = {"name": "roberta-base"} if base else {"config": text}
     return {"_target_": "atr.models.text.TextEncoder", **encoder, "pooling": "pooler", "tokenizer": tokenizer}
