@@ -260,6 +260,14 @@ def test_precision_fits_the_processor(monkeypatch):
         assert best_precision("cpu") == expected
 
 
+def test_a_gpu_that_only_imitates_bf16_computes_in_float32(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for has_bf16, expected in ((True, "bf16-mixed"), (False, "32-true")):
+        imitates = lambda including_emulation=True, has=has_bf16: has or including_emulation  # noqa: E731
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", imitates)
+        assert best_precision("auto") == best_precision("gpu") == expected
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

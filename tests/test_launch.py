@@ -9,8 +9,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from atr.config import compose_config, conf_dir
-from atr.errors import UsageError
-from atr.launch import check_launcher, prepare_children
+from atr.errors import DataError, UsageError
+from atr.launch import check_launcher, fail, prepare_children
 from tests.conftest import TINY
 
 
@@ -30,6 +30,26 @@ def test_a_launcher_needs_a_sweep(monkeypatch):
     with pytest.raises(UsageError, match=r"atr\[slurm\]"):
         check_launcher(["-m", "hydra/launcher=slurm", "seed=0"])
     check_launcher(["-m", "seed=0"])
+
+
+@pytest.mark.parametrize(
+    ("rank", "error", "said"),
+    [
+        ({}, UsageError("no"), "error: no\n"),
+        ({"LOCAL_RANK": "0"}, UsageError("no"), "error: no\n"),
+        ({"LOCAL_RANK": "1"}, UsageError("no"), ""),
+        ({"SLURM_LOCALID": "1"}, UsageError("no"), ""),
+        ({"LOCAL_RANK": "1"}, DataError("no"), "error (process 1): no\n"),
+    ],
+)
+def test_wrong_usage_is_told_once_on_a_machine_and_bad_data_by_each_process(monkeypatch, capsys, rank, error, said):
+    for name in ("LOCAL_RANK", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in rank.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as stop:
+        fail(error)
+    assert stop.value.code == (2 if isinstance(error, UsageError) else 1) and capsys.readouterr().err == said
 
 
 @pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason='needs pip install "atr[slurm]"')

@@ -40,7 +40,8 @@ def launch(arguments: Sequence[str] | None = None) -> None:
     except UsageError as error:
         fail(error)
     except Stopped as stop:
-        print(Interrupted(stop.number, None, 0))
+        if local_rank() == 0:
+            print(Interrupted(stop.number, None, 0))
         sys.exit(0)
 
 
@@ -109,9 +110,20 @@ def prepare_children(overrides: Sequence[str], run_dir: str) -> None:
 
 
 def fail(error: AtrError) -> None:
-    """Prints an error that a user can mend and exits: 2 for wrong usage, 1 for data or model."""
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    """Prints an error that a user can mend and exits: 2 for wrong usage, 1 for data or model.
+
+    Of several processes on a machine only the first one tells of wrong usage, which is the same for all of them. Data
+    may be at fault for one alone, so that each tells its own.
+    """
+    rank = local_rank()
+    if rank == 0 or not isinstance(error, UsageError):
+        print(f"error{f' (process {rank})' if rank else ''}: {error}", file=sys.stderr, flush=True)
     sys.exit(2 if isinstance(error, UsageError) else 1)
+
+
+def local_rank() -> int:
+    """Which of a run's processes on this machine this one is, before anything slow is imported."""
+    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
 
 
 def quiet() -> None:

@@ -74,7 +74,7 @@ def test_a_run_stops_names_the_clip_and_goes_on_from_there_as_if_nothing_had_bee
     step = int(re.match(r"step (\d+): the loss is nan \(logit scale 14\.\d+\)\. ", said)[1])
     assert after < step <= after + 4
     assert f"not finite: {tmp_path / 'poisoned'}/00000.tar:note05; 4 in the batch. Listen to the clips" in said
-    assert f"The state before this step is in {path} (resume=…)" in said
+    assert f"The state before this step is in {path}: resume=… goes on with it" in said
     (line,) = (tmp_path / "run" / "non_finite.jsonl").read_text().splitlines()
     listed = json.loads(line)
     assert listed["step"] == step and [clip["finite"] for clip in listed["clips"]].count(False) == 1

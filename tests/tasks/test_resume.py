@@ -111,11 +111,18 @@ def test_a_run_that_max_steps_ended_goes_on_within_its_epoch(run):
     assert rest.steps == whole.steps[6:]
 
 
-def test_a_finished_run_can_be_resumed_twice(run):
+def test_a_finished_run_can_be_resumed_twice(run, capsys):
     whole = run("whole", "trainer.max_epochs=4")
     run("first", "trainer.max_epochs=2")
     assert run("second", "resume=auto", "trainer.max_epochs=2").steps == []
-    assert run("third", "resume=auto", "trainer.max_epochs=4").steps == whole.steps[8:]
+    assert "resume: " not in capsys.readouterr().out
+    clipped = run("third", "resume=auto", "trainer.max_epochs=4", "trainer.gradient_clip_val=1e9")
+    assert clipped.steps == whole.steps[8:]
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("resume: ")]
+    assert said == [
+        "resume: trainer.gradient_clip_val is 1000000000.0 from here on, it was None",
+        "resume: trainer.max_epochs is 4 from here on, it was 2",
+    ]
 
 
 def test_a_run_in_parts_is_gone_on_with_in_the_same_parts(run, tmp_path):

@@ -31,6 +31,7 @@ QUIET_MODEL = [
     "+model.text.config.attention_probs_dropout_prob=0",
 ]  # fmt: skip
 LOSSES = ("info_nce", "sigmoid")
+IN_PARTS = ("micro_batch=3", "loss.chunk=3", "compute.recompute=[audio,text]")  # of the 4 clips of a device
 
 
 class Runs:
@@ -81,6 +82,7 @@ def runs(tmp_path_factory) -> Runs:
     run(**runs.plan("one-clipped", 1, "trainer.gradient_clip_val=0.5"))
     clipped = ("trainer=fsdp2", "trainer.gradient_clip_val=0.5")
     plans.append(runs.plan("fsdp-clipped", 2, *clipped, "optimizer.fused=true"))
+    plans.append(runs.plan("fsdp-parts", 2, "trainer=fsdp2", *IN_PARTS))
     plans.append(runs.plan("alone", 2, alone=True))
     run(**runs.plan("other-order", 1, "data.seed=1"))
     plans.append(runs.plan("fsdp-from-fsdp", 2, "trainer=fsdp2", f"resume={runs.folder / 'fsdp-info_nce.ckpt'}"))
@@ -123,6 +125,11 @@ def test_gradients_in_shards_are_clipped_by_their_whole_norm(runs):
     losses, weights = runs.apart("one-clipped", "fsdp-clipped")
     assert losses < LIMIT and weights < LIMIT
     assert runs.apart("one-info_nce", "fsdp-clipped")[1] > 1e-3
+
+
+def test_shards_that_are_computed_again_part_by_part_train_the_same(runs):
+    losses, weights = runs.apart("one-info_nce", "fsdp-parts")
+    assert losses < LIMIT and weights < LIMIT
 
 
 @pytest.mark.parametrize("name", ["fsdp-from-fsdp", "fsdp-from-ddp", "one-from-fsdp"])

@@ -56,7 +56,7 @@ class StepProgress(LightningProgressBar):
         now, step = time.monotonic(), trainer.global_step
         self._clips += len(batch.samples) * trainer.world_size
         speed = self._clips / (now - self._began)
-        pl_module.log("train/clips_per_s", speed, batch_size=1)
+        pl_module.log("train/clips_per_s", torch.tensor(speed), batch_size=1)  # a mere number would wait for the device
         due = LINE_EVERY if self._bar.disable else REFRESH_EVERY
         if not self._enabled or (now - self._spoke < due and step < self.total):
             return  # reading the loss waits for the device, so it is not read at every step

@@ -10,7 +10,8 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
 from atr.errors import UsageError
-from atr.losses import gather
+from atr.gather import gather, place
+from atr.losses import Sameness, ids_of, same_pairs
 from atr.pipeline.audio import INT16_PEAK
 from atr.types import Batch
 
@@ -18,25 +19,18 @@ ROWS_AT_ONCE = 256  # of the comparison of ids: 16 MB where the global batch has
 SILENT = 1e-4  # of full scale; no microphone is as quiet
 
 
-def candidates_left(batch: Batch, exclude: Sequence[str]) -> Tensor:
+def candidates_left(batch: Batch, exclude: Sequence[Sameness]) -> Tensor:
     """Captions of the global batch that each clip is compared with, its own included: float32 `(B,)`.
 
     As many clips for a caption: two that share a property share it in both directions.
     """
-    ids = {"caption": batch.caption_id, "clip": batch.clip_id, "source": batch.source_id, "label": batch.label_id}
-    of_all = {name: gather(ids[name]) for name in exclude}
-    several = torch.distributed.is_available() and torch.distributed.is_initialized()
-    ranks, rank = (torch.distributed.get_world_size(), torch.distributed.get_rank()) if several else (1, 0)
-    rows, own = len(batch.clip_id), rank * len(batch.clip_id)
-    left = []
-    for first in range(0, rows, ROWS_AT_ONCE):
-        part = slice(first, first + ROWS_AT_ONCE)
-        same = torch.zeros(len(batch.clip_id[part]), rows * ranks, dtype=torch.bool, device=batch.clip_id.device)
-        for name in exclude:
-            same |= ids[name][part].unsqueeze(1) == of_all[name]
-        same.diagonal(own + first).fill_(False)
-        left.append(rows * ranks - same.sum(dim=1))
-    return torch.cat(left).float()
+    ids = ids_of(batch, exclude)
+    of_all, own = gather(ids.T).T, place()[0] * ids.shape[1]
+    same = [
+        same_pairs(part, of_all, own + number * ROWS_AT_ONCE).sum(dim=1)
+        for number, part in enumerate(ids.split(ROWS_AT_ONCE, dim=1))
+    ]
+    return (of_all.shape[1] - torch.cat(same)).float()
 
 
 def chance(loss: nn.Module, left: Tensor) -> float:

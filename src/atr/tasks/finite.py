@@ -104,7 +104,10 @@ class RefuseNonFinite(Callback):
             path = self.run_dir / "checkpoints" / "interrupted.ckpt"
             trainer.save_checkpoint(path)
             many = f" {self.in_a_row} steps in a row, more than watch.most_skips." if self.answer == "skip" else ""
-            raise NonFinite(f"{said}{many} {NEXT}. The state before this step is in {path} (resume=…)")
+            raise NonFinite(
+                f"{said}{many} {NEXT}. The state before this step is in {path}: resume=… goes on with it, also with "
+                "other values of trainer and watch; init=… begins a new run from its weights, with any others"
+            )
         self.skipped += 1
         if not scaled:  # a scaler leaves the step out by itself, and needs to see why
             for parameter in parameters:

@@ -15,6 +15,10 @@ SAME_ON_RESUME = (
     "data.seconds", "data.sample_rate", "data.mixture", "data.stereo", "data.streaming", "data.streaming_clips",
     "data.label_template", "micro_batch", "parameters", "ema",
 )  # fmt: skip
+SAID_ON_RESUME = (
+    "trainer.precision", "trainer.gradient_clip_val", "trainer.gradient_clip_algorithm", "trainer.max_epochs",
+    "trainer.max_steps", "trainer.limit_train_batches",
+)  # fmt: skip
 
 
 def find_resume(cfg: DictConfig) -> Path | None:
@@ -50,6 +54,11 @@ def find_resume(cfg: DictConfig) -> Path | None:
             f"{found} belongs to a run with other values of {', '.join(changed)}; give that run's experiment= and "
             "overrides again (they are in its config.yaml), or start a new run from its weights with init="
         )
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        for key in SAID_ON_RESUME:
+            old, new = OmegaConf.select(before, key), OmegaConf.select(cfg, key)
+            if old != new:
+                print(f"resume: {key} is {new} from here on, it was {old}")
     return found
 
 

@@ -117,7 +117,7 @@ def fit(trainer: pl.Trainer, task: ContrastiveTask, data: AudioTextData, folder:
 def best_precision(accelerator: str) -> str:
     """`bf16-mixed` where the device computes in bf16, else `32-true`."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
         return "32-true"
     return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
