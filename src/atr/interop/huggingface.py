@@ -82,7 +82,8 @@ def read_folder(folder: Path) -> Checkpoint:
 
     content = _json(folder, "config.json")
     if content is None:
-        beside = sorted(path.name for path in folder.glob("*.ckpt"))
+        found = [*folder.glob("*.ckpt"), *folder.glob("checkpoints/*.ckpt")]
+        beside = sorted(path.relative_to(folder).as_posix() for path in found)
         raise CheckpointError(
             f"{folder} is a folder without config.json, so it is not a model of transformers"
             + (f"; give one of its checkpoints: {', '.join(beside)}" if beside else "; give the path of a checkpoint")
