@@ -187,7 +187,16 @@ def build_model(checkpoint: Checkpoint, config: DictConfig | None = None) -> Cla
     Raises:
         CheckpointError: its configuration names code outside `atr.models`, or weights are missing or left over.
     """
-    model = build_architecture(checkpoint, config)
+    try:
+        model = build_architecture(checkpoint, config)
+    except CheckpointError:
+        raise
+    except Exception as error:  # Hydra's, torch's and those of transformers, each of another kind
+        if config is not None:
+            raise
+        raise CheckpointError(
+            f"{checkpoint.path}: no model can be built of its settings ({str(error).splitlines()[0]}); get it again"
+        ) from error
     load_weights(model, checkpoint)
     return model.eval()
 

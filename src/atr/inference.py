@@ -316,9 +316,7 @@ def _samples(sound: tuple[Any, Any]) -> tuple[np.ndarray, int]:
 def _as_list(sounds: Sound | Sequence[Sound]) -> list[Sound]:
     """One sound or several as a list."""
     is_array = isinstance(sounds, tuple) and len(sounds) == 2 and isinstance(sounds[0], np.ndarray | Tensor)
-    one = (
-        is_array or isinstance(sounds, np.ndarray | Tensor) or isinstance(sounds, str | Path) or hasattr(sounds, "read")
-    )
+    one = is_array or isinstance(sounds, np.ndarray | Tensor | str | Path) or hasattr(sounds, "read")
     return [sounds] if one else list(sounds)  # type: ignore[list-item, arg-type]
 
 

@@ -281,7 +281,7 @@ def test_settings_that_would_call_something_when_they_are_read_are_refused(folde
     """`${oc.create:…}` makes a node of a text, which Hydra would build as it builds the model."""
     trace = tmp_path / "executed"
     call = "${oc.create:{_target_:numpy.savetxt,_args_:[%s,[1]]}}" % trace  # noqa: UP031
-    edit(folder / "preprocessor_config.json", lambda content: content.update({key: call}))
+    edit(heard(folder), lambda content: content.get("feature_extractor", content).update({key: call}))
     with pytest.raises(CheckpointError):
         atr.load(folder)
     assert not trace.exists()
