@@ -53,7 +53,7 @@ def test_a_file_with_code_in_it_is_refused_and_not_executed(tmp_path, writer):
     assert not trace.exists()
 
 
-@pytest.mark.parametrize("trick", ["other module", "attribute walk", "interpolation"])
+@pytest.mark.parametrize("trick", ["other module", "attribute walk", "interpolation", "escaped"])
 def test_a_configuration_that_asks_for_other_code_is_refused(path, tmp_path, trick):
     touch = {"self": {"_target_": "pathlib.Path", "_args_": [str(tmp_path / "x")]}}
 
@@ -67,8 +67,10 @@ def test_a_configuration_that_asks_for_other_code_is_refused(path, tmp_path, tri
             cfg.evil = {"_target_": "pathlib.Path.touch", **touch}
             cfg.model.audio = "${evil}"
         content["atr"]["config"] = OmegaConf.to_yaml(cfg)
+        if trick == "escaped":  # YAML reads \\x24 as a dollar
+            content["atr"]["config"] = content["atr"]["config"].replace("${evil}", '"\\x24{evil}"')
 
-    with pytest.raises(CheckpointError, match=r"only these are built|holds interpolations"):
+    with pytest.raises(CheckpointError, match=r"only these are built|hold interpolations"):
         atr.load(changed(path, evil))
     assert not (tmp_path / "x").exists()
 
@@ -87,6 +89,22 @@ def test_what_is_not_a_checkpoint_is_refused(path, tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(CheckpointError, match="no `atr` entry"):
         atr.load(tmp_path / "other.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"config": None}, "has no `model`"),
+        ({"config": "a: ["}, "its configuration cannot be read"),
+        ({"config": "- 1"}, "its configuration cannot be read"),
+        ({"config": "a: 1"}, "has no `model`"),
+    ],
+)
+def test_a_damaged_entry_is_refused(path, entry, message):
+    with pytest.raises(CheckpointError, match=message):
+        atr.load(changed(path, lambda content: content["atr"].update(entry)))
+    with pytest.raises(CheckpointError, match="its `atr` entry lacks config, "):
+        atr.load(changed(path, lambda content: content.update(atr={"format": 1})))
 
 
 @pytest.mark.parametrize("change", ["missing", "left over", "shape"])

@@ -132,11 +132,30 @@ def test_what_is_wrong_is_named(model, sound, tmp_path):
         model.encode_audio([sound, (np.full(100, np.nan), 16_000)])
     with pytest.raises(DataError, match="sound 0 holds no samples"):
         model.encode_audio((np.zeros(0), 16_000))
+    wave = np.zeros(100, np.float32)
+    for wrong, message in [
+        (wave, "sound 0 is a ndarray; give a path"),
+        ([wave, wave], "sound 0 is a ndarray; give a path"),
+        ((np.zeros((2, 100)), 16_000), r"has 100 channels .*samples \(T,\) or \(T, channels\)"),
+        ((np.zeros((1, 2, 5)), 16_000), r"holds float64 of shape \(1, 2, 5\)"),
+        ((wave.astype(np.complex64), 16_000), "holds complex64"),
+        ((wave, 0), "has no sample rate beside it"),
+        ((wave, None), "has no sample rate beside it"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            model.encode_audio(wrong)
+    with pytest.raises(UsageError, match=r"labels is a text; give a list: \['dog'\]"):
+        model.classify(sound, "dog")
     with pytest.raises(UsageError, match=r"has no \{label\} in it"):
         model.classify(sound, ["a", "b"], template="a sound")
     model.labels = []
     with pytest.raises(UsageError, match="no labels to choose from"):
         model.classify(sound)
+
+
+def test_a_tensor_with_its_rate_is_one_sound(model):
+    wave = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
+    assert model.encode_audio((torch.from_numpy(wave), 16_000)).equal(model.encode_audio((wave, 16_000)))
 
 
 def test_silence_and_telephone_sound_are_taken_with_a_warning(model):

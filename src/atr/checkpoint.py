@@ -34,6 +34,7 @@ HARMLESS: list[Any] = [
     (SCALAR, "numpy._core.multiarray.scalar"), (SCALAR, "numpy.core.multiarray.scalar"), np.dtype,
     np.dtypes.Float64DType,
 ]  # fmt: skip
+ABOUT = ("config", "text_config", "tokenizer", "labels", "data")  # which `describe` writes
 BUILT = (
     "atr.models.clap.Clap", "atr.models.mel.LogMel", "atr.models.htsat.HTSAT", "atr.models.htsat.SpecAugment",
     "atr.models.text.TextEncoder", "atr.models.text.Tokenizer",
@@ -53,6 +54,20 @@ class Checkpoint:
     about: dict[str, Any]
     step: int
     log_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses a configuration that does not stand there as it is, but is made when it is read.
+
+        What is built is compared with `BUILT`, and an interpolation (`${oc.create:…}`) could hide it. Training writes
+        resolved configurations. Looked at after parsing: YAML has other ways to write a dollar.
+
+        Raises:
+            CheckpointError: there is an interpolation, or no model.
+        """
+        if found := [text for text in _texts(OmegaConf.to_container(self.config)) if "${" in text]:
+            raise CheckpointError(f"{self.path}: its settings hold interpolations ({found[0][:60]}); it is not trusted")
+        if not isinstance(self.config.get("model"), DictConfig):
+            raise CheckpointError(f"{self.path}: its configuration has no `model`; it was not written by atr")
 
 
 def describe(cfg: DictConfig, model: Clap, labels: list[str], data: dict[str, Any]) -> dict[str, Any]:
@@ -112,9 +127,13 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             f"{path} was not written by this version of atr: it has no `atr` entry of format {FORMAT}"
             + ("; of a Hugging Face model give the whole folder" if (path.parent / "config.json").is_file() else "")
         )
-    if "${" in about["config"]:  # training writes resolved configurations; an interpolation could hide what is built
-        raise CheckpointError(f"{path}: its configuration holds interpolations; it was not written by atr")
-    return Checkpoint(path, weights, DictConfig(OmegaConf.create(about["config"])), about, step, log_scale)
+    if lacking := [name for name in ABOUT if name not in about]:
+        raise CheckpointError(f"{path}: its `atr` entry lacks {', '.join(lacking)}; it was not written by atr")
+    try:
+        config = DictConfig(OmegaConf.create(str(about["config"])))
+    except Exception as error:  # YAML's errors and OmegaConf's are of many kinds
+        raise CheckpointError(f"{path}: its configuration cannot be read; it was not written by atr") from error
+    return Checkpoint(path, weights, config, about, step, log_scale)
 
 
 def read_tensors(path: Path) -> Any:
@@ -168,7 +187,16 @@ def build_model(checkpoint: Checkpoint, config: DictConfig | None = None) -> Cla
     Raises:
         CheckpointError: its configuration names code outside `atr.models`, or weights are missing or left over.
     """
-    model = build_architecture(checkpoint, config)
+    try:
+        model = build_architecture(checkpoint, config)
+    except CheckpointError:
+        raise
+    except Exception as error:  # Hydra's, torch's and those of transformers, each of another kind
+        if config is not None:
+            raise
+        raise CheckpointError(
+            f"{checkpoint.path}: no model can be built of its settings ({str(error).splitlines()[0]}); get it again"
+        ) from error
     load_weights(model, checkpoint)
     return model.eval()
 
@@ -303,3 +331,12 @@ def _targets(node: Any) -> Iterator[str]:
     if isinstance(node, list):
         for value in node:
             yield from _targets(value)
+
+
+def _texts(node: Any) -> Iterator[str]:
+    """Every text in plain dicts and lists, keys too."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, dict | list):
+        for one in [*node, *node.values()] if isinstance(node, dict) else node:
+            yield from _texts(one)

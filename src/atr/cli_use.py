@@ -15,7 +15,10 @@ from atr.types import BadSample
 
 use = typer.Typer()
 SHOWN = 20  # bad files named on the screen
-Model = Annotated[str, typer.Argument(help="What `atr.load` takes: a .ckpt or .safetensors that training wrote.")]
+CHECKPOINT = (
+    "A .ckpt or .safetensors of atr, a folder or hub name of ClapModel (what `atr export` writes), a .pt of LAION-CLAP."
+)
+Model = Annotated[str, typer.Argument(help=CHECKPOINT)]
 Places = Annotated[list[str], typer.Argument(help="Folders of sounds, sound files, shard folders, tars.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 COVERED = "How longer clips are covered: mean, energy, max, first, fusion (models that have it)"
@@ -87,7 +90,11 @@ def embed(
     from atr.embed import embed as embed_places
     from atr.embed import summary
 
-    done, left_out = embed_places(checkpoint, places, out, windows, not quiet)
+    try:
+        done, left_out = embed_places(checkpoint, places, out, windows, not quiet)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        raise
     if as_json:
         clips = len(done.firsts())
         numbers = {"clips": clips, "vectors": len(done.ids), "dim": done.vectors.shape[1], "bad": len(done.bad)}

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Literal, overload
+from typing import Any, BinaryIO, Literal, overload
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from atr.types import BadSample
 from atr.windows import Frames, Window, Windows, check_windows, clip_windows, join, join_frames, power
 
 Sound = str | Path | BinaryIO | tuple[np.ndarray, int]
+MOST_CHANNELS = 64  # more are samples `(channels, T)`, whose mean would be no sound
 BATCH = 32  # windows encoded together
 DEFAULT_TEMPLATE = "The sound of {label}"  # arXiv 2309.11500
 
@@ -196,10 +197,11 @@ class AudioTextModel:
         if isinstance(sound, str | Path) and not Path(sound).is_file():
             raise DataError(": no such file")
         if isinstance(sound, tuple):
-            samples, rate = np.asarray(sound[0]), int(sound[1])
-            if np.issubdtype(samples.dtype, np.integer):
-                samples = samples / np.float32(np.iinfo(samples.dtype).max + 1.0)
-            sound = samples.astype(np.float32, copy=False), rate
+            sound = _samples(sound)
+        elif not isinstance(sound, str | Path) and not hasattr(sound, "read"):
+            raise DataError(
+                f"is a {type(sound).__name__}; give a path, an open file, or (samples, rate in Hz) for each sound"
+            )
         file = str(sound) if isinstance(sound, Path) else sound
         try:
             yield from clip_windows(file, windows, self.seconds, self.sample_rate, note, self.clap.mel.hop)
@@ -252,6 +254,8 @@ class AudioTextModel:
         Raises:
             UsageError: no labels, or a template without `{label}`.
         """
+        if isinstance(labels, str):
+            raise UsageError(f"labels is a text; give a list: [{labels!r}]")
         names = list(labels) or self.labels
         if not names:
             raise UsageError(
@@ -290,10 +294,29 @@ def _name(sound: Sound, number: int) -> str:
     return str(sound) if isinstance(sound, str | Path) else str(getattr(sound, "name", f"sound {number}"))
 
 
+def _samples(sound: tuple[Any, Any]) -> tuple[np.ndarray, int]:
+    """Samples as float32 in [-1, 1], and their rate.
+
+    Raises:
+        DataError: they are no sound, or no rate stands beside them.
+    """
+    allowed = "give (samples, rate in Hz), samples (T,) or (T, channels)"
+    if len(sound) != 2 or not isinstance(sound[1], int | float | np.number) or not 1 <= sound[1] < float("inf"):
+        raise DataError(f"has no sample rate beside it; {allowed}")
+    samples = np.asarray(sound[0])
+    if samples.dtype.kind not in "fiu" or samples.ndim not in (1, 2):
+        raise DataError(f"holds {samples.dtype} of shape {samples.shape}; {allowed}")
+    if samples.ndim == 2 and samples.shape[1] > MOST_CHANNELS:
+        raise DataError(f"has {samples.shape[1]} channels with samples of shape {samples.shape}; {allowed}")
+    if np.issubdtype(samples.dtype, np.integer):
+        samples = samples / np.float32(np.iinfo(samples.dtype).max + 1.0)
+    return samples.astype(np.float32, copy=False), int(sound[1])
+
+
 def _as_list(sounds: Sound | Sequence[Sound]) -> list[Sound]:
     """One sound or several as a list."""
-    is_array = isinstance(sounds, tuple) and len(sounds) == 2 and isinstance(sounds[0], np.ndarray)
-    one = is_array or isinstance(sounds, str | Path) or hasattr(sounds, "read")
+    is_array = isinstance(sounds, tuple) and len(sounds) == 2 and isinstance(sounds[0], np.ndarray | Tensor)
+    one = is_array or isinstance(sounds, np.ndarray | Tensor | str | Path) or hasattr(sounds, "read")
     return [sounds] if one else list(sounds)  # type: ignore[list-item, arg-type]
 
 

@@ -54,6 +54,7 @@ def left(tmp_path):
 def test_the_folder_works_where_atr_is_not_imported(make, tmp_path):
     path = make()
     exported = export(path, tmp_path / "out")
+    assert len({file.stat().st_mode for file in exported.folder.iterdir()}) == 1  # all can be read by the same people
     # measured: 1 - cosine 5e-10 (a pure tone, by the rounding of the STFT) and 2e-13, numbers 1.4e-5 and 3e-7,
     # probabilities 9e-6
     assert exported.agreement.audio_cosine > 1 - 5e-9 and exported.agreement.text_cosine > 1 - 2e-12
@@ -240,7 +241,9 @@ def test_the_sounds_of_the_comparison_tell_models_apart(make, tmp_path):
 
 def test_the_card_tells_what_is_known(make, tmp_path):
     path = make()
-    (tmp_path / "run" / "metrics.json").write_text(json.dumps({"retrieval/t2a/R@1": 0.25, "zero_shot/accuracy": 0.5}))
+    (tmp_path / "run" / "metrics.json").write_text(
+        json.dumps({"retrieval/t2a/R@1": 0.25, "zero_shot/accuracy": 0.50000001, "zero_shot/clips": 80})
+    )
     export(path, tmp_path / "out", licence="cc-by-4.0")
     page = (tmp_path / "out" / "README.md").read_text()
     front = yaml.safe_load(page.split("---")[1])

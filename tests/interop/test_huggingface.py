@@ -276,6 +276,24 @@ def test_code_beside_a_model_is_not_run(plain, folder, tmp_path):
     assert not trace.exists()
 
 
+@pytest.mark.parametrize("key", ["hop_length", "sampling_rate", "feature_size", "max_length_s", "fft_window_size"])
+def test_settings_that_would_call_something_when_they_are_read_are_refused(folder, tmp_path, key):
+    """`${oc.create:…}` makes a node of a text, which Hydra would build as it builds the model."""
+    trace = tmp_path / "executed"
+    call = "${oc.create:{_target_:numpy.savetxt,_args_:[%s,[1]]}}" % trace  # noqa: UP031
+    edit(heard(folder), lambda content: content.get("feature_extractor", content).update({key: call}))
+    with pytest.raises(CheckpointError):
+        atr.load(folder)
+    assert not trace.exists()
+
+
+def test_a_run_is_refused_with_the_names_of_its_checkpoints(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(CheckpointError, match=r"give one of its checkpoints: checkpoints/last\.ckpt"):
+        atr.load(tmp_path)
+
+
 class Bomb:
     def __init__(self, target):
         self.target = target

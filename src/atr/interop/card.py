@@ -18,6 +18,7 @@ TASK = "zero-shot-audio-classification"
 TOLD = (  # of a run's configuration
     "model", "loss", "optimizer", "schedule", "parameters", "masking", "augment", "seed", "micro_batch", "ema",
 )  # fmt: skip
+COUNTS = ("clips", "captions", "labels", "queries", "candidates", "chance")  # in `metrics.json`, but no results
 TOLD_DATA = ("batch_size", "mixture", "label_template", "exclude_labels", "stereo")
 TOLD_TRAINER = ("max_epochs", "max_steps", "precision", "gradient_clip_val")
 
@@ -63,6 +64,7 @@ def front_matter(name: str, to: str, licence: str, numbers: dict[str, float], te
             metric_value=value,
         )
         for key, value in sorted(numbers.items())
+        if key.rpartition("/")[2] not in COUNTS
     ]  # fmt: skip
     data = ModelCardData(
         license=licence or "unknown", library_name="transformers" if to == "hf" else "onnx", pipeline_tag=TASK,
@@ -80,7 +82,7 @@ def metrics(checkpoint: Checkpoint) -> dict[str, float]:
     if not file.is_file() or checkpoint.path.with_suffix(".ckpt") != checkpoint_of(run_dir):
         return {}
     numbers = json.loads(file.read_text())
-    return {key: value for key, value in numbers.items() if isinstance(value, int | float)}
+    return {key: round(value, 4) for key, value in numbers.items() if isinstance(value, int | float)}
 
 
 def folders(config: dict[str, Any], name: str) -> list[str]:

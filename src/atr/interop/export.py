@@ -96,7 +96,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         yield part
         umask = os.umask(0)
         os.umask(umask)
-        part.chmod(0o777 & ~umask)  # temporary folders are closed to others
+        part.chmod(0o777 & ~umask)  # temporary folders are closed to others, and so are files of safetensors
+        for file in part.iterdir():
+            file.chmod(0o666 & ~umask)
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -82,7 +82,8 @@ def read_folder(folder: Path) -> Checkpoint:
 
     content = _json(folder, "config.json")
     if content is None:
-        beside = sorted(path.name for path in folder.glob("*.ckpt"))
+        found = [*folder.glob("*.ckpt"), *folder.glob("checkpoints/*.ckpt")]
+        beside = sorted(path.relative_to(folder).as_posix() for path in found)
         raise CheckpointError(
             f"{folder} is a folder without config.json, so it is not a model of transformers"
             + (f"; give one of its checkpoints: {', '.join(beside)}" if beside else "; give the path of a checkpoint")
@@ -183,7 +184,13 @@ def _mel(folder: Path, audio: dict[str, Any]) -> dict[str, Any]:
     from transformers import ClapFeatureExtractor
 
     # What is not written stands at the defaults of transformers, e.g. frequency_min at 0.
-    extractor = ClapFeatureExtractor(**{key: heard[key] for key in (*HEARD, "truncation", "padding") if key in heard})
+    settings = {key: heard[key] for key in (*HEARD, "truncation", "padding") if key in heard}
+    wrong = [key for key in HEARD if not isinstance(settings.get(key, 0), int | float)]
+    if wrong:
+        raise CheckpointError(
+            f"{folder}: {wrong[0]} of its feature extractor is {settings[wrong[0]]!r}, not a number; get it again"
+        )
+    extractor = ClapFeatureExtractor(**settings)
     if (extractor.truncation == "fusion") != fused:
         raise CheckpointError(
             f"{folder}: the feature extractor's truncation is {extractor.truncation!r}, but the model's enable_fusion "
