@@ -258,7 +258,8 @@ def tokenizer_of(checkpoint: Checkpoint, model: DictConfig | None = None) -> Tok
     missing = (
         f"{checkpoint.path} carries no tokenizer. Give a folder with roberta-base's (tokenizer.json and "
         "tokenizer_config.json; on a machine with a network: hf download roberta-base --include '*.json'): "
-        "tokenizer=FOLDER for atr.load, model.text.tokenizer.path=FOLDER for training"
+        "tokenizer=FOLDER for atr.load, model.text.tokenizer.path=FOLDER for training; for the other verbs once "
+        f"`atr export {checkpoint.path} --to hf DIR --tokenizer FOLDER`, and then DIR"
     )
     try:
         tokenizer = Tokenizer(settings.path, settings.max_tokens)

@@ -264,10 +264,14 @@ class AudioTextModel:
         return names, encode_labels(self.clap, names, check_templates([template]), self.device)
 
     def fingerprint(self) -> str:
-        """A hash of all weights and of the front end: what was embedded by the same model has the same."""
+        """A hash of all weights, front end and tokenizer: what was embedded by the same model has the same."""
         digest = hashlib.sha256()
         mel = self.clap.mel
         digest.update(f"{mel.sample_rate} {mel.seconds} {mel.n_fft} {mel.hop} {mel.floor}".encode())
+        text, words = self.clap.text, self.clap.text.tokenizer
+        eps = getattr(text.inner.config, "layer_norm_eps", None)
+        digest.update(f" {self.clap.audio.picture_size} {text.pooling} {eps} {words.max_tokens} ".encode())
+        digest.update(repr(sorted(words.inner.get_vocab().items())).encode())
         for name, tensor in sorted([*self.clap.state_dict().items(), ("filterbank", mel.filterbank)]):
             digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -306,3 +306,10 @@ def test_a_tokenizer_with_a_lower_limit_keeps_it(published, tmp_path):
     folder = shutil.copytree(published.folder, tmp_path / "clap")
     edit(folder / "tokenizer_config.json", lambda content: content.update(model_max_length=20))
     assert build_model(read_checkpoint(folder)).text.tokenizer.max_tokens == 20
+
+
+def test_a_logit_scale_of_several_numbers_is_refused(published, tmp_path):
+    folder = shutil.copytree(published.folder, tmp_path / "clap")
+    save_file(load_file(folder / "model.safetensors") | {"logit_scale_a": torch.ones(2)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"logit_scale_a has the shape \(2,\) instead of one number"):
+        read_checkpoint(folder)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from atr.checkpoint import Checkpoint, read_tensors
 from atr.errors import CheckpointError, UsageError
-from atr.interop.released import MAX_TOKENS, as_checkpoint, front_end
+from atr.interop.released import MAX_TOKENS, as_checkpoint, front_end, log_scale_in
 from atr.models.mapping import from_hf
 from atr.models.text import Tokenizer
 
@@ -102,7 +102,7 @@ def read_folder(folder: Path) -> Checkpoint:
     return as_checkpoint(
         folder, "huggingface", from_hf(state), _mel(folder, config["audio_config"]), _audio(folder, config),
         _text(folder, config["text_config"]), tokenizer.files(),
-        float(state["logit_scale_a"]) if "logit_scale_a" in state else None, tokenizer.inner.model_max_length,
+        log_scale_in(state, folder), tokenizer.inner.model_max_length,
     )  # fmt: skip
 
 

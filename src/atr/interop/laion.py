@@ -15,7 +15,7 @@ from torch import Tensor
 
 from atr.checkpoint import FORMAT, Checkpoint
 from atr.errors import CheckpointError
-from atr.interop.released import as_checkpoint, front_end
+from atr.interop.released import as_checkpoint, front_end, log_scale_in
 from atr.models.mapping import from_laion
 
 AUDIO_ALONE = "sed_model."  # HTS-Audio-Transformer's prefix; the names behind it are LAION's of `audio_branch.`
@@ -54,7 +54,7 @@ def read_laion(path: Path, content: Any) -> Checkpoint:
         ) from error
     return as_checkpoint(
         path, "htsat" if alone else "laion", (weights, unknown), front_end(rate, fused, n_mels=audio["n_mels"]), audio,
-        text, log_scale=float(state["logit_scale_a"]) if "logit_scale_a" in state else None,
+        text, log_scale=log_scale_in(state, path),
     )  # fmt: skip
 
 

@@ -70,6 +70,18 @@ def as_checkpoint(
     return Checkpoint(path, dict(weights), config, about, 0, log_scale)
 
 
+def log_scale_in(state: Mapping[str, Tensor], path: Path) -> float | None:
+    """The log of the logit scale, where there is one.
+
+    Raises:
+        CheckpointError: it is no single number.
+    """
+    scale = state.get("logit_scale_a")
+    if scale is not None and scale.numel() != 1:
+        raise CheckpointError(f"{path}: logit_scale_a has the shape {tuple(scale.shape)} instead of one number")
+    return None if scale is None else float(scale)
+
+
 def _text(path: Path, text: dict[str, Any], max_tokens: int) -> dict[str, Any]:
     """The `model.text` node. RoBERTa-base is called by its name, as in the configurations of training."""
     base = all(text[key] == value for key, value in ROBERTA_BASE.items())
