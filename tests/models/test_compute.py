@@ -48,7 +48,7 @@ def kept_bytes(model, batch):
 def test_recomputation_keeps_less_and_gives_the_same_gradients(tiny):
     cfg = tiny("model.audio.drop_path=0.5", "model.text.config.num_hidden_layers=3")
     plain, again = made(cfg), made(cfg, recompute=["audio", "text"])
-    assert plain.text.inner.config.hidden_dropout_prob > 0 and again.audio.layers[1].recompute
+    assert plain.text.inner.config.attention_probs_dropout_prob > 0 and again.audio.layers[1].recompute
     batch = batch_for(plain, TEXTS)
     (loss, expected), (loss_again, found) = gradients(plain, batch), gradients(again, batch)
     assert torch.equal(loss, loss_again)
@@ -85,7 +85,7 @@ def test_compiled_towers_compute_the_same_for_captions_of_any_length(tiny):
     """Dropout, DropPath and SpecAugment are off: compiled code draws other numbers."""
     cfg = tiny(
         "model.audio.drop_path=0", "model.audio.spec_augment=null",
-        "+model.text.config.hidden_dropout_prob=0", "+model.text.config.attention_probs_dropout_prob=0",
+        "++model.text.config.hidden_dropout_prob=0", "+model.text.config.attention_probs_dropout_prob=0",
     )  # fmt: skip
     eager, compiled = made(cfg), made(cfg, compile=True)
     assert list(compiled.state_dict()) == list(eager.state_dict())

@@ -23,7 +23,8 @@ from atr.tasks.files import WholeFiles, clear_parts, plain
 
 
 def content(step, size=3):
-    return {"global_step": step, "state_dict": {"model.a": torch.full((size,), float(step))}, "atr": {"format": 1}}
+    about = {"format": 1, "config": "model: {}", "text_config": {}, "tokenizer": {}, "labels": [], "data": {}}
+    return {"global_step": step, "state_dict": {"model.a": torch.full((size,), float(step))}, "atr": about}
 
 
 def step(path):
@@ -38,7 +39,7 @@ def path(tmp_path):
 
 
 def test_the_trainer_writes_whole_files(tiny, tmp_path):
-    trainer = build_trainer(tiny(), tmp_path, pl.Callback())
+    trainer = build_trainer(tiny(), tmp_path, None, pl.Callback())
     assert isinstance(trainer.strategy.checkpoint_io, WholeFiles)
 
 

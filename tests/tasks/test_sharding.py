@@ -27,7 +27,7 @@ STEPS = 8  # two epochs of four
 KEPT = 5  # in the second epoch
 LIMIT = 1e-5
 QUIET_MODEL = [
-    "model.audio.drop_path=0", "model.audio.spec_augment=null", "+model.text.config.hidden_dropout_prob=0",
+    "model.audio.drop_path=0", "model.audio.spec_augment=null", "++model.text.config.hidden_dropout_prob=0",
     "+model.text.config.attention_probs_dropout_prob=0",
 ]  # fmt: skip
 LOSSES = ("info_nce", "sigmoid")
