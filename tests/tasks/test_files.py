@@ -22,9 +22,11 @@ from atr.experiment import build_trainer, train
 from atr.tasks.files import WholeFiles, clear_parts, plain
 
 
+ABOUT = {"format": 1, "config": "model: {}", "text_config": {}, "tokenizer": {}, "labels": [], "data": {}}
+
+
 def content(step, size=3):
-    about = {"format": 1, "config": "model: {}", "text_config": {}, "tokenizer": {}, "labels": [], "data": {}}
-    return {"global_step": step, "state_dict": {"model.a": torch.full((size,), float(step))}, "atr": about}
+    return {"global_step": step, "state_dict": {"model.a": torch.full((size,), float(step))}, "atr": ABOUT}
 
 
 def step(path):
@@ -206,8 +208,7 @@ def test_the_weights_alone_are_a_model_to_use(tiny, tmp_path):
 def trained(tmp_path_factory):
     """A checkpoint of atr's format, without a model that could be built."""
     path = tmp_path_factory.mktemp("trained") / "last.ckpt"
-    about = {"format": 1, "config": "seed: 0\n"}
-    WholeFiles().save_checkpoint(content(5, size=5000) | {"atr": about}, path)
+    WholeFiles().save_checkpoint(content(5, size=5000), path)
     return path.read_bytes()
 
 
@@ -238,8 +239,7 @@ def test_auto_takes_the_newest_run_that_has_a_whole_one(tmp_path, trained, keep)
 def test_within_a_run_the_last_step_counts_and_not_the_time(tmp_path):
     """An older best.ckpt may be the newer file: it was copied there."""
     folder = tmp_path / "run" / "checkpoints"
-    about = {"format": 1, "config": "seed: 0\n"}
     for name, step, when in (("last", 8, 100), ("best", 4, 200)):
-        WholeFiles().save_checkpoint(content(step) | {"atr": about}, folder / f"{name}.ckpt")
+        WholeFiles().save_checkpoint(content(step), folder / f"{name}.ckpt")
         os.utime(folder / f"{name}.ckpt", (when, when))
     assert newest_checkpoint(tmp_path) == folder / "last.ckpt"
