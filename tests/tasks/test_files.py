@@ -21,7 +21,6 @@ from atr.errors import CheckpointError
 from atr.experiment import build_trainer, train
 from atr.tasks.files import WholeFiles, clear_parts, plain
 
-
 ABOUT = {"format": 1, "config": "model: {}", "text_config": {}, "tokenizer": {}, "labels": [], "data": {}}
 
 
