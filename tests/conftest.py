@@ -47,6 +47,8 @@ TINY = [
     "model.audio.heads=[1,2,4]", "model.audio.spec_augment.time_width=8", "model.audio.spec_augment.mel_width=4",
     "model/text=roberta_demo", "model.text.config.hidden_size=32", "model.text.config.num_hidden_layers=1",
     "model.text.config.num_attention_heads=2", "model.text.config.intermediate_size=32", "model.dim=32",
+    "model.text.config.initializer_range=0.06", "model.text.config.hidden_dropout_prob=0.1",
+    "model.text.config.attention_probs_dropout_prob=0.1", "model.text.pooling=mean",
 ]  # fmt: skip
 
 

@@ -27,6 +27,7 @@ TEXT = [
     "model/text=roberta_demo", "model.text.pooling=pooler", "model.text.config.hidden_size=128",
     "model.text.config.num_attention_heads=2", "model.text.config.intermediate_size=96",
     "model.text.config.num_hidden_layers=2", "model.text.config.hidden_dropout_prob=0.1",
+    "model.text.config.attention_probs_dropout_prob=0.1",
 ]  # fmt: skip
 
 
@@ -134,13 +135,7 @@ def test_another_size_is_refused_with_its_override(plain, as_base):
 
 def test_a_run_trains_from_a_released_model_and_says_so(plain, tiny, shards, capsys):
     mel = ["sample_rate=48000", "hop=480", "n_fft=1024", "n_mels=64", "frequency_max=14000"]  # of clips of 1 s
-    small = [
-        *SMALL[1:],
-        "model.audio.window=8",
-        *TEXT,
-        *(f"model.mel.{one}" for one in mel),
-        "model.audio.picture_size=256",
-    ]
+    small = [*SMALL[1:], *TEXT, *(f"model.mel.{one}" for one in mel), "model.audio.picture_size=256"]
     cfg = tiny(*small, f"init={plain / 'hf'}", "trainer.max_epochs=1", "data.test=null")
     train(cfg)
     said = capsys.readouterr().out

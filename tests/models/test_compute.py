@@ -85,7 +85,7 @@ def test_compiled_towers_compute_the_same_for_captions_of_any_length(tiny):
     """Dropout, DropPath and SpecAugment are off: compiled code draws other numbers."""
     cfg = tiny(
         "model.audio.drop_path=0", "model.audio.spec_augment=null",
-        "++model.text.config.hidden_dropout_prob=0", "+model.text.config.attention_probs_dropout_prob=0",
+        "++model.text.config.hidden_dropout_prob=0", "++model.text.config.attention_probs_dropout_prob=0",
     )  # fmt: skip
     eager, compiled = made(cfg), made(cfg, compile=True)
     assert list(compiled.state_dict()) == list(eager.state_dict())

@@ -20,7 +20,7 @@ from tests.conftest import TINY, make_clips
 from tests.memory import memory_of
 
 CALM = ["model.audio.drop_path=0", "model.audio.spec_augment=null", "++model.text.config.hidden_dropout_prob=0",
-        "+model.text.config.attention_probs_dropout_prob=0"]  # fmt: skip
+        "++model.text.config.attention_probs_dropout_prob=0"]  # fmt: skip
 CHANCE = ["model.audio.drop_path=0.3"]
 
 
@@ -62,7 +62,7 @@ def test_any_number_of_parts_gives_the_same_gradients(setup):
     loss = InfoNCE()
     loss(model(batch), batch).backward()
     whole = gradients(model, loss)
-    assert max(float(value.abs().max()) for value in whole.values()) > 0.05
+    assert max(float(value.abs().max()) for value in whole.values()) > 0.1
     for size in (32, 16, 8, 4, 5):
         loss(encode_in_parts(model, batch, size), batch).backward()
         assert furthest(gradients(model, loss), whole) < 1e-5, size

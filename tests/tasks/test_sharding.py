@@ -28,7 +28,7 @@ KEPT = 5  # in the second epoch
 LIMIT = 1e-5
 QUIET_MODEL = [
     "model.audio.drop_path=0", "model.audio.spec_augment=null", "++model.text.config.hidden_dropout_prob=0",
-    "+model.text.config.attention_probs_dropout_prob=0",
+    "++model.text.config.attention_probs_dropout_prob=0",
 ]  # fmt: skip
 LOSSES = ("info_nce", "sigmoid")
 IN_PARTS = ("micro_batch=3", "loss.chunk=3", "compute.recompute=[audio,text]")  # of the 4 clips of a device
