@@ -35,7 +35,8 @@ def test_with_them_the_model_is_the_checkpoints(choices, wanted):
 
 
 def test_a_text_encoder_by_name_and_back_from_a_model_with_fusion():
-    fused = ["model/audio=htsat_base_fused", "model/mel=clap_48k_htk", "model/text=roberta_demo"]
+    text = ["model/text=roberta_demo", "model.text.pooling=mean"]
+    fused = ["model/audio=htsat_base_fused", "model/mel=clap_48k_htk", *text]
     assert needed(model(), model(*fused)) == [
         "model/audio=htsat_tiny", "model/mel=clap_48k", "model/text=roberta_base", "model.text.pooling=pooler",
     ]  # fmt: skip
