@@ -129,8 +129,7 @@ def test_gradients_in_shards_are_clipped_by_their_whole_norm(runs):
 
 def test_shards_that_are_computed_again_part_by_part_train_the_same(runs):
     losses, weights = runs.apart("one-info_nce", "fsdp-parts")
-    # Measured 5e-7 and 3e-5: gradients of nearly 0 that other blocks round otherwise, as AdamW divides by their size.
-    assert losses < LIMIT and weights < 3e-4
+    assert losses < LIMIT and weights < LIMIT
 
 
 @pytest.mark.parametrize("name", ["fsdp-from-fsdp", "fsdp-from-ddp", "one-from-fsdp"])
