@@ -1,14 +1,13 @@
 """Sounds of folders, files and shards -> their nearest labels."""
 
 import csv
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from atr.collection import find_sounds
-from atr.errors import DataError, UsageError
+from atr.collection import find_sounds, whole_file
+from atr.errors import UsageError
 from atr.inference import AudioTextModel, rank_labels
 from atr.shards.progress import clip_bar
 from atr.types import BadSample
@@ -64,21 +63,12 @@ def write_csv(path: Path, ranked: Ranked, top: int) -> None:
         DataError: it cannot be written.
     """
     count = min([top, *map(len, ranked.values())])
-    part = path.with_name(f".{path.name}.new")
-    try:
-        with part.open("w", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file)
-            rows.writerow(["path", *(f"{name}_{rank}" for rank in range(1, count + 1) for name in ("label", "cosine"))])
-            for name, answer in ranked.items():
-                cells = [cell for label, cosine in answer[:count] for cell in (label, f"{cosine:.6f}")]
-                rows.writerow([name, *cells])
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["path", *(f"{name}_{rank}" for rank in range(1, count + 1) for name in ("label", "cosine"))])
+        for name, answer in ranked.items():
+            cells = [cell for label, cosine in answer[:count] for cell in (label, f"{cosine:.6f}")]
+            rows.writerow([name, *cells])
 
 
 def read_labels(path: Path) -> list[str]:

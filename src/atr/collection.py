@@ -5,7 +5,8 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -168,9 +169,20 @@ def write_collection(collection: Collection, path: Path) -> None:
         UsageError: parquet without pyarrow.
     """
     write = _write_parquet if path.suffix == ".parquet" else _write_npz
+    with whole_file(path) as part:
+        write(collection, part)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file to write beside `path`, whose place it takes at the end, synced; after an error nothing of it is left.
+
+    Raises:
+        DataError: it cannot be written.
+    """
     part = path.with_name(f".{path.name}.new")
     try:
-        write(collection, part)
+        yield part
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
