@@ -1,0 +1,124 @@
+"""Two results files: which differences exceed the noise?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from atr.errors import DataError
+from atr.evaluation.bootstrap import Measured
+from atr.evaluation.record import Protocol, Result, read_results
+
+NOT_COMPARED = ("checkpoint", "checkpoint_sha256", "versions")  # what may differ: it is what one compares
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """B minus A of one number.
+
+    Attributes:
+        low, high: its 95 % interval over resamples of the clips.
+        p: two-sided: how often resamples give a difference on the other side of 0, times two.
+        paired: both were measured on the same clips, and each resample is the same for both.
+        protocol: what else differs, e.g. `windows: mean | first`; empty: nothing.
+    """
+
+    task: str
+    dataset: str
+    fold: str
+    metric: str
+    a: float
+    b: float
+    low: float
+    high: float
+    p: float
+    paired: bool
+    protocol: str
+
+    @property
+    def exceeds_noise(self) -> bool:
+        """The interval does not hold 0."""
+        return self.low > 0 or self.high < 0
+
+
+def compare(a: Path, b: Path) -> list[Difference]:
+    """The numbers that stand in both files, by task, dataset, fold and metric.
+
+    On the same clips (equal manifest and number) the bootstrap is paired: resample k drew the same clips for both.
+    On other clips the replicates are taken as independent.
+
+    Raises:
+        DataError: a file is no results file, or they have nothing in common.
+    """
+    results = [{(one.protocol.task, one.protocol.dataset): one for one in read_results(path)} for path in (a, b)]
+    shared = [key for key in results[0] if key in results[1]]
+    found = [one for key in shared for one in _differences(results[0][key], results[1][key])]
+    if not found:
+        names = [", ".join(f"{task} on {dataset}" for task, dataset in one) for one in results]
+        raise DataError(f"{a} has {names[0]}; {b} has {names[1]}: there is nothing to compare")
+    return found
+
+
+def _differences(a: Result, b: Result) -> list[Difference]:
+    changed = [
+        f"{one.name}: {before!r} | {after!r}"
+        for one in fields(Protocol)
+        if one.name not in NOT_COMPARED
+        and (before := getattr(a.protocol, one.name)) != (after := getattr(b.protocol, one.name))
+    ]
+    same = ("manifest_sha256", "clips")
+    paired = all(getattr(a.protocol, name) == getattr(b.protocol, name) for name in same)
+    found = []
+    for fold, measured in a.rows.items():
+        others = {one.metric: one for one in b.rows.get(fold, ())}
+        for one in measured:
+            if (other := others.get(one.metric)) is not None:
+                low, high, p = _interval(one, other, paired)
+                found.append(
+                    Difference(
+                        a.protocol.task, a.protocol.dataset, fold, one.metric, one.value, other.value, low, high, p,
+                        paired, "; ".join(changed),
+                    )
+                )  # fmt: skip
+    return found
+
+
+def _interval(a: Measured, b: Measured, paired: bool) -> tuple[float, float, float]:
+    """95 % interval of b - a, and p."""
+    before, after = a.replicates, b.replicates
+    count = min(len(before), len(after))
+    if not count:
+        raise DataError(f"{a.metric} has no replicates; measure it again with `atr eval`")
+    if not paired:
+        after = np.random.default_rng(SEED).permutation(after)
+    differences = after[:count] - before[:count]
+    low, high = np.percentile(differences, [2.5, 97.5])
+    share = min(float((differences <= 0).mean()), float((differences >= 0).mean()))
+    return float(low), float(high), min(1.0, 2 * max(share, 1 / count))
+
+
+def print_differences(found: Sequence[Difference], a: Path, b: Path) -> None:
+    """A table on the screen, and what else differs between the two."""
+    console = Console()
+    table = Table(title=f"A  {a}\nB  {b}", title_justify="left")
+    for column in ("", "metric", "A", "B", "B - A", "95 % interval", "p", ""):
+        table.add_column(column, justify="left" if column in ("", "metric") else "right")
+    for one in found:
+        interval = f"{one.low:+.4f} … {one.high:+.4f}"
+        verdict = ("B is higher" if one.b > one.a else "B is lower") if one.exceeds_noise else "within the noise"
+        where = f"{one.task} {one.dataset} {one.fold}"
+        verdict += "" if one.paired else " (other clips: not paired)"
+        table.add_row(
+            where, one.metric, f"{one.a:.4f}", f"{one.b:.4f}", f"{one.b - one.a:+.4f}", interval, f"{one.p:.3f}", verdict
+        )  # fmt: skip
+    console.print(table)
+    for line in dict.fromkeys(f"{one.task} {one.dataset}: not the same protocol: {one.protocol}" for one in found if one.protocol):  # fmt: skip
+        console.print(line, highlight=False, markup=False)
+    console.print(
+        f"{sum(one.exceeds_noise for one in found)} of {len(found)} differences exceed the noise of these clips; with many "
+        "numbers one in twenty does by chance. Other seeds of training are noise that is not in here.", highlight=False,
+    )  # fmt: skip

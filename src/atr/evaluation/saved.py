@@ -1,0 +1,72 @@
+"""An encoded set as a file: what retrieval can be measured from again, and what a report draws."""
+
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from atr.collection import whole_file
+from atr.errors import DataError
+
+FOLDER = "embeddings"
+JSON_COLUMNS = ("labels", "places")
+
+
+@dataclass(frozen=True)
+class SavedSet:
+    """Embeddings of clips and of their captions.
+
+    Attributes:
+        audio: float32 `(N, D)`, unit norm. ids, titles, folds: of the clips. labels: of each clip, any number.
+        text: float32 `(M, D)`, unit norm. captions: their words. clip_of_text: int64 `(M,)`, the clip of each.
+        places: folders, files or shards that the sounds were read from.
+    """
+
+    audio: np.ndarray
+    text: np.ndarray
+    clip_of_text: np.ndarray
+    ids: Sequence[str]
+    captions: Sequence[str]
+    labels: Sequence[Sequence[str]]
+    titles: Sequence[str]
+    folds: Sequence[str]
+    places: Sequence[str]
+
+
+def write_saved(path: Path, saved: SavedSet) -> None:
+    """Writes an `.npz` without pickled objects, whole or not at all.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    columns: dict[str, np.ndarray] = {}
+    for one in fields(SavedSet):
+        value = getattr(saved, one.name)
+        if one.name in JSON_COLUMNS:
+            columns[one.name] = np.array(json.dumps([list(row) if one.name == "labels" else row for row in value]))
+        else:
+            columns[one.name] = value if isinstance(value, np.ndarray) else np.array(list(value), np.str_)
+    with whole_file(path) as part, part.open("wb") as file:
+        np.savez(file, **columns)
+
+
+def read_saved(path: Path) -> SavedSet:
+    """Reads what `write_saved` wrote.
+
+    Raises:
+        DataError: it is not there, damaged, or another kind of file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            columns = {one.name: file[one.name] for one in fields(SavedSet)}
+        for name in JSON_COLUMNS:
+            columns[name] = json.loads(str(columns[name]))
+        lists = {name: columns[name].tolist() for name in ("ids", "captions", "titles", "folds")}
+        return SavedSet(**columns | lists)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path} holds no embeddings of `atr eval` ({type(error).__name__}: {error}); make it with --out FOLDER"
+        ) from error
