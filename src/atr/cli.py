@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from atr.cli_data import Json, data
+from atr.cli_eval import evaluation, report
 from atr.cli_use import use
 from atr.errors import AtrError, UsageError
 
@@ -20,6 +21,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(data)
+app.add_typer(evaluation, name="eval")
+app.add_typer(report)
 app.add_typer(use)
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["--help"]}
 
@@ -39,36 +42,6 @@ def train(context: typer.Context) -> None:
     from atr.launch import launch
 
     launch(context.args)
-
-
-@app.command("eval")
-def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A .ckpt that training wrote.")],
-    data: Annotated[
-        list[str] | None, typer.Option(help="Shard folder; may be repeated. Default: the run's test set.")
-    ] = None,
-    template: Annotated[list[str] | None, typer.Option(help="Prompt with {label}; may be repeated.")] = None,
-    report: Annotated[Path | None, typer.Option(help="Folder to write report/index.html into.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Retrieval and zero-shot numbers of a checkpoint.
-
-    atr eval runs/demo/…/checkpoints/last.ckpt
-
-    atr eval last.ckpt --data data/clotho/test --template "This is a sound of {label}."
-    """
-    from atr.evaluation.run import evaluate_checkpoint, print_scores
-
-    evaluation = evaluate_checkpoint(checkpoint, data or [], template or [])
-    if report is not None:
-        from atr.evaluation.report import write_report
-
-        page = write_report(report, evaluation, f"checkpoint: {checkpoint}\n", [])
-        print(f"report {page}", file=sys.stderr)
-    if as_json:
-        print(json.dumps(evaluation.flat(), indent=2))
-    else:
-        print_scores(evaluation)
 
 
 @app.command()

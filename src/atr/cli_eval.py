@@ -1,7 +1,6 @@
 """`atr eval …` and `atr report`: argument parsing only; each verb calls one public function."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,7 +63,8 @@ def retrieval(
     checkpoint: Annotated[str | None, typer.Argument(help=CHECKPOINT)] = None,
     data: Places = None,
     embeddings: Annotated[
-        Path | None, typer.Option(help="Instead of a checkpoint: npz with audio (N, D), text (M, D), clip_of_text (M,).")
+        Path | None,
+        typer.Option(help="Instead of a checkpoint: npz with audio (N, D), text (M, D), clip_of_text (M,)."),
     ] = None,
     relevance: Annotated[
         Path | None, typer.Option(help="csv `caption,clip`: further clips that a caption is right for.")
@@ -82,7 +82,7 @@ def retrieval(
 
     atr eval retrieval --embeddings mine.npz --json
     """
-    from atr.evaluation.run import retrieve, retrieve_embeddings
+    from atr.evaluation.verbs import retrieve, retrieve_embeddings
 
     if (checkpoint is None) == (embeddings is None):
         raise UsageError("name a checkpoint, or --embeddings FILE.npz; one of the two")
@@ -116,9 +116,11 @@ def zero_shot(
 
     atr eval zero-shot CHECKPOINT recordings/ --template "The sound of {label}" --template "{label}"
     """
-    from atr.evaluation.run import classify
+    from atr.evaluation.verbs import classify
 
-    _show(classify(checkpoint, data or [], suite, root, prompts, template or [], labels_file, windows, bad), out, as_json)
+    _show(
+        classify(checkpoint, data or [], suite, root, prompts, template or [], labels_file, windows, bad), out, as_json
+    )
 
 
 @evaluation.command()
@@ -138,7 +140,7 @@ def probe(
 
     atr eval probe CHECKPOINT --train data/us8k/fold1 --test data/us8k/fold2
     """
-    from atr.evaluation.run import probe as run_probe
+    from atr.evaluation.verbs import probe as run_probe
 
     _show(run_probe(checkpoint, data or [], train or [], test or [], windows, bad), out, as_json)
 
@@ -159,7 +161,7 @@ def few_shot(
 
     atr eval few-shot CHECKPOINT --train data/us8k/fold1 --test data/us8k/fold2 --shots 1 --shots 8
     """
-    from atr.evaluation.run import few_shot as run_few_shot
+    from atr.evaluation.verbs import few_shot as run_few_shot
 
     _show(run_few_shot(checkpoint, data or [], train or [], test or [], shots or [], windows, bad), out, as_json)
 
@@ -195,5 +197,3 @@ def _show(done: "Evaluated", out: Path | None, as_json: bool) -> None:
         print_results(done.results)
     for line in done.missing:
         print(line, file=sys.stderr)
-
-

@@ -13,7 +13,11 @@ from atr.config import build, missing
 from atr.datasets.guard import guard
 from atr.errors import UsageError
 from atr.evaluation.encode import check_candidates, check_templates
-from atr.evaluation.run import Evaluation, evaluate, print_scores
+from atr.evaluation.own import evaluate_own, flat
+from atr.evaluation.record import FILE
+from atr.evaluation.run import Subject, write_evaluated
+from atr.evaluation.screen import print_results
+from atr.inference import AudioTextModel
 from atr.initialise import initial_model, report
 from atr.models.clap import Clap
 from atr.models.compute import set_compute
@@ -86,7 +90,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     remarks = leaks + remarks + chance.remarks + finite.remarks
     if "test" not in data.sets or not trainer.is_global_zero or cfg.trainer.fast_dev_run:
         return {}
-    return finish(cfg, trained_model(trainer, model, run_dir / "checkpoints"), data, run_dir, remarks, trainer.loggers)
+    return finish(cfg, trained_model(trainer, model, run_dir / "checkpoints"), run_dir, remarks, trainer.loggers)
 
 
 def watchers(cfg: DictConfig, run_dir: Path, fresh: bool) -> tuple[CompareWithChance, RefuseNonFinite]:
@@ -143,26 +147,23 @@ def check_folders(cfg: DictConfig) -> None:
                     find_shards(place)
 
 
-def finish(
-    cfg: DictConfig, model: Clap, data: AudioTextData, run_dir: Path, remarks: list[str], loggers: list[Logger]
-) -> dict[str, float]:
-    """Evaluates the trained model on the test set; writes `metrics.json` and the report."""
+def finish(cfg: DictConfig, model: Clap, run_dir: Path, remarks: list[str], loggers: list[Logger]) -> dict[str, float]:
+    """Evaluates the trained model on the test set; writes `results.json`, `metrics.json` and the report."""
     from atr.evaluation.report import write_report
 
-    data.trainer = None  # the whole test set, on this process
-    evaluation: Evaluation = evaluate(
-        model, data.evaluation_loader("test"), data.ledger("test", cfg.bad_samples), cfg.evaluation.templates,
-        cfg.evaluation.labels,
-    )  # fmt: skip
-    numbers = evaluation.flat()
+    done = evaluate_own(Subject.of(AudioTextModel(model), checkpoint_of(run_dir)), cfg)
+    for one in done.results[:1]:
+        one.remarks += remarks
+    numbers = flat(done.results)
+    write_evaluated(run_dir, done)
     (run_dir / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
-    page = write_report(run_dir, evaluation, OmegaConf.to_yaml(cfg), remarks)
-    print_scores(evaluation)
+    page = write_report([run_dir], run_dir / "report" / "index.html")
+    print_results(done.results)
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.log_metrics({f"test/{name}": value for name, value in numbers.items()})
             logger.experiment.finish()  # or the next run of a sweep would go on in this one
-    print(f"numbers     {run_dir / 'metrics.json'}\nreport      {page}")
+    print(f"numbers     {run_dir / FILE}\nreport      {page}")
     print(f"use it      atr classify {checkpoint_of(run_dir)} FILE…")
     return numbers
 

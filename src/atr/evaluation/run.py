@@ -1,144 +1,143 @@
-"""A model and a test set -> scores, with what a report needs to show them."""
+"""A model and an encoded set -> results with their protocol, and the embeddings behind them."""
 
+import hashlib
+import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from omegaconf import OmegaConf
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-from torch import Tensor
-from torch.utils.data import DataLoader
 
-from atr.checkpoint import build_model, read_checkpoint
-from atr.config import compose_config
-from atr.errors import UsageError
-from atr.evaluation.encode import Part, by_corpus, check_templates, encode_clips, join_set
-from atr.evaluation.scores import Scores, score
-from atr.models.clap import Clap
-from atr.pipeline.datamodule import AudioTextData
-from atr.pipeline.ledger import Ledger
-from atr.types import Encoded
+from atr.errors import DataError
+from atr.evaluation.encode import encode_texts
+from atr.evaluation.files import read_relevance
+from atr.evaluation.record import FILE, POOLED, Protocol, Result, write_results
+from atr.evaluation.retrieval import measure_retrieval
+from atr.evaluation.saved import FOLDER, SavedSet, write_saved
+from atr.evaluation.sets import EncodedSet
+from atr.inference import AudioTextModel
+from atr.pipeline.ledger import list_bad
+from atr.provenance import environment
 
-KEPT_WAVEFORMS = 12  # clips whose sound the report plays
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: a model, where it was, a hash of its weights, and the versions it runs on."""
+
+    model: AudioTextModel
+    checkpoint: str
+    sha256: str
+    versions: dict[str, Any]
+
+    @classmethod
+    def of(cls, model: AudioTextModel, checkpoint: str | Path) -> "Subject":
+        """The model of a checkpoint."""
+        return cls(model, str(checkpoint), model.fingerprint(), environment())
+
+    def protocol(self, task: str, encoded: EncodedSet, **more: Any) -> Protocol:
+        """The protocol of a task on a set."""
+        return Protocol(
+            task, encoded.clips.name, encoded.clips.manifest_sha256, len(encoded.clips), self.checkpoint, self.sha256,
+            windows=encoded.windows, versions=self.versions, **more,
+        )  # fmt: skip
 
 
 @dataclass
-class Evaluation:
-    """Scores, the embeddings behind them, and the sound of a few clips spread over the set.
+class Evaluated:
+    """Results, the encoded sets by name, and what could not be measured because its corpus is not there."""
 
-    Attributes:
-        scores: of the whole set.
-        by_corpus: of each corpus by itself, among its own clips and captions; empty when there is one only.
-    """
+    results: list[Result] = field(default_factory=list)
+    saved: dict[str, SavedSet] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
 
-    scores: Scores
-    by_corpus: dict[str, Scores]
-    encoded: Encoded
-    waveforms: dict[int, np.ndarray]  # row -> int16 (T,)
-    sample_rate: int  # Hz
-    remarks: list[str]
-
-    def flat(self) -> dict[str, float]:
-        """Name -> number, e.g. `retrieval/t2a/R@1`; of several corpora also `clotho/retrieval/t2a/R@1`, …."""
-        parts = {f"{name}/{key}": v for name, scores in self.by_corpus.items() for key, v in scores.flat().items()}
-        return self.scores.flat() | parts
+    def add(self, other: "Evaluated") -> None:
+        """Takes in the results of another set."""
+        self.results += other.results
+        self.saved |= other.saved
+        self.missing += other.missing
 
 
-def evaluate(
-    model: Clap,
-    loader: DataLoader,
-    ledger: Ledger,
-    templates: Sequence[str],
-    labels: Sequence[str] = (),
-) -> Evaluation:
-    """Encodes the set with the model in evaluation mode, on a GPU if there is one, and scores it.
-
-    Args:
-        ledger: counts the bad clips.
-        templates: prompts of the zero-shot classification.
-        labels: its candidates; those in the set when empty.
-
-    Raises:
-        DataError: more clips are bad than `ledger` allows, or an embedding is not finite.
-    """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = model.to(device).eval()
-    first = 0
-    parts: list[Part] = []
-    waveforms: dict[int, np.ndarray] = {}
-    every = max(1, ledger.clips // KEPT_WAVEFORMS)
-    for batch in track(loader, "evaluating", transient=True, disable=not Console().is_terminal):
-        ledger.add(batch)
-        kept = [row for row in range(len(batch.samples)) if (first + row) % every == 0]
-        waveforms |= {first + row: mono(batch.waveform[row]) for row in kept}
-        first += len(batch.samples)
-        parts.append(encode_clips(model, batch.to(device)))
-    encoded = join_set(model, parts, device)
-    return Evaluation(
-        score(model, encoded, templates, device, labels),
-        {name: score(model, part, templates, device, labels) for name, part in by_corpus(encoded).items()},
-        encoded,
-        waveforms,
-        model.mel.sample_rate,
-        ledger.lines(),
+def retrieval_of(subject: Subject, encoded: EncodedSet, relevance: Path | None = None) -> Evaluated:
+    """Retrieval on a set, and the set with its captions' embeddings."""
+    captions, owner = encoded.clips.clip_of_text()
+    text = encode_texts(subject.model.clap, captions, subject.model.device)
+    pairs = read_relevance(relevance, captions, encoded.clips.ids) if relevance else None
+    rows = measure_retrieval(encoded.audio, text, owner, encoded.clips.ids, pairs)
+    settings = counts(len(encoded.audio), owner) | ({"relevance": relevance.name} if relevance else {})
+    protocol = subject.protocol("retrieval", encoded, settings=settings)
+    return Evaluated(
+        [Result(protocol, {POOLED: rows}, {}, remarks(encoded))], {encoded.clips.name: saved_set(encoded, text)}
     )
 
 
-def mono(waveform: Tensor) -> np.ndarray:
-    """int16 `(T,)` or `(2, T)` -> int16 `(T,)`, for listening."""
-    return (waveform if waveform.ndim == 1 else waveform.float().mean(dim=0).to(torch.int16)).numpy()
+def counts(clips: int, owner: torch.Tensor) -> dict[str, Any]:
+    """How many queries and candidates each direction of retrieval has; `owner` is the clip of each caption."""
+    captions, queries = len(owner), len(owner.unique())
+    return {
+        "captions": captions, "t2a/queries": captions, "t2a/candidates": clips, "a2t/queries": queries,
+        "a2t/candidates": captions,
+    }  # fmt: skip
 
 
-def print_scores(evaluation: Evaluation) -> None:
-    """The numbers as a table on the screen."""
-    console = Console()
-    for name, scores in {**evaluation.by_corpus, "": evaluation.scores}.items():
-        _print(console, f"{name}: " if name else "all together: " if evaluation.by_corpus else "", scores)
-    for line in evaluation.remarks:
-        console.print(line, highlight=False, markup=False)
+def saved_set(encoded: EncodedSet, text: torch.Tensor | None = None) -> SavedSet:
+    """An encoded set for a file; without captions where `text` is None."""
+    captions, owner = encoded.clips.clip_of_text() if text is not None else ([], torch.zeros(0, dtype=torch.int64))
+    vectors = text if text is not None else encoded.audio[:0]
+    return SavedSet(
+        encoded.audio.numpy(), vectors.numpy(), owner.numpy(), encoded.clips.ids, captions, encoded.clips.labels,
+        encoded.clips.titles, encoded.clips.folds, encoded.clips.places,
+    )  # fmt: skip
 
 
-def _print(console: Console, name: str, scores: Scores) -> None:
-    table = Table(title=f"{name}{scores.clips} clips, {scores.captions} captions", title_justify="left")
-    for column in ("", "R@1", "R@5", "R@10", "mAP@10", "median rank"):
-        table.add_column(column, justify="left" if not column else "right")
-    for name, title in (("t2a", "text → audio"), ("a2t", "audio → text")):
-        if r := scores.retrieval:
-            cells = [f"{r[f'{name}/{key}']:.3f}" for key in ("R@1", "R@5", "R@10", "mAP@10")]
-            table.add_row(title, *cells, f"{r[f'{name}/median_rank']:.0f} of {r[f'{name}/candidates']}")
-    if scores.retrieval:
-        console.print(table)
-    if zs := scores.zero_shot:
-        console.print(f"zero-shot   accuracy {zs.accuracy:.3f} ({zs.clips} clips, {len(zs.labels)} labels, chance "
-                      f"{zs.chance:.3f}, prompt {scores.templates[0]!r})", highlight=False)  # fmt: skip
+def remarks(encoded: EncodedSet) -> list[str]:
+    """What a reader of the numbers should know about the clips."""
+    lines, clips = list(encoded.remarks), encoded.clips
+    if clips.bad:
+        count = sum(one.clips for one in clips.bad)
+        lines.append(f"{count} of {len(clips) + count} clips could not be used:\n{list_bad(clips.bad)}")
+    if clips.left_out:
+        lines.append(f"{len(clips.left_out)} clips are left out by a quarantine, the first {clips.left_out[0]}")
+    return lines
 
 
-def evaluate_checkpoint(path: str | Path, folders: Sequence[str] = (), templates: Sequence[str] = ()) -> Evaluation:
-    """Evaluates a checkpoint as its run did, or on other shard folders or with other prompts.
+def digest(*parts: Any) -> str:
+    """A hash of tensors and lists of texts."""
+    hashed = hashlib.sha256()
+    for part in parts:
+        hashed.update(part.numpy().tobytes() if isinstance(part, torch.Tensor) else json.dumps(part).encode())
+    return hashed.hexdigest()
+
+
+def set_name(places: Sequence[str | Path]) -> str:
+    """What a set is called: the last two parts of its path, or the folder that several places share.
+
+    >>> set_name(["data/esc10/fold5"]), set_name(["data/esc10/fold1", "data/esc10/fold2"])
+    ('esc10/fold5', 'esc10')
+    """
+    paths = [Path(str(one).rstrip("/")) for one in places]
+    if len(paths) > 1 and len({path.parent for path in paths}) == 1 and paths[0].parent.name:
+        return paths[0].parent.name
+    names = ["/".join(part for part in path.parts[-2:] if part not in ("/", "..", ".")) for path in paths]
+    return "+".join(dict.fromkeys(names))
+
+
+def write_evaluated(folder: Path, done: Evaluated) -> None:
+    """Writes `results.json` and `embeddings/SET.npz` into a folder, which is made.
 
     Raises:
-        CheckpointError, DataError: see `atr.load` and `evaluate`.
-        UsageError: the run had no test set and no folder is given, or a prompt has no `{label}`.
+        DataError: it cannot be written.
     """
-    checkpoint = read_checkpoint(path)
-    cfg = checkpoint.config
-    if "evaluation" not in cfg:  # a released model has no run; it is evaluated as a new run's would be
-        cfg = compose_config(["init=null", "data.test=null"])
-        cfg.model = checkpoint.config.model
-    model = build_model(checkpoint)
-    templates = check_templates(list(templates) or cfg.evaluation.templates)
-    only_labels = [] if folders else cfg.data.only_labels  # the run's choice belongs to the run's test set
-    test = list(folders) or OmegaConf.to_container(cfg.data).get("test")  # type: ignore[union-attr]
-    if not test:
-        raise UsageError(f"{path} has no test set of its own; name shard folders with --data")
-    data = AudioTextData(
-        [], [], test, model.text.tokenizer, cfg.data.seconds, cfg.data.sample_rate, cfg.data.batch_size,
-        cfg.data.seed, only_labels=only_labels,
-    )  # fmt: skip
-    return evaluate(
-        model, data.evaluation_loader("test"), data.ledger("test", cfg.bad_samples), templates, cfg.evaluation.labels,
-    )  # fmt: skip
+    try:
+        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be made ({error.strerror or error})") from error
+    for name, saved in done.saved.items():
+        write_saved(folder / FOLDER / file_name(name), saved)
+    write_results(folder / FILE, done.results)
+
+
+def file_name(dataset: str) -> str:
+    """The file of a set's embeddings, within one folder whatever the set is called."""
+    return re.sub(r"[^\w.+-]", "_", dataset).lstrip(".") + ".npz"

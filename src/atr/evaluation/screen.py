@@ -23,8 +23,8 @@ def print_results(results: Sequence[Result]) -> None:
             _others(console, result)
         about = result.protocol
         lines = [
-            f"{about.clips} clips of {about.dataset} (manifest {about.manifest_sha256[:SHORT]}), windows {about.windows}, "
-            f"weights {about.checkpoint_sha256[:SHORT]}"
+            f"{about.clips} clips of {about.dataset} (manifest {about.manifest_sha256[:SHORT]}), "
+            f"windows {about.windows}, weights {about.checkpoint_sha256[:SHORT]}"
         ]
         if about.templates:
             lines.append("prompt " + " · ".join(map(repr, about.templates)))

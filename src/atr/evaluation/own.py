@@ -1,0 +1,134 @@
+"""A run's own test set: each corpus by itself, and all together."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from atr.checkpoint import read_checkpoint
+from atr.config import compose_config
+from atr.errors import DataError, UsageError
+from atr.evaluation.record import POOLED, Result
+from atr.evaluation.run import Evaluated, Subject, retrieval_of, set_name
+from atr.evaluation.sets import EncodedSet, EvaluationSet, encode_set, read_set
+from atr.pipeline.datamodule import by_corpus
+from atr.shards.cache import ShardCache
+from atr.shards.remote import is_remote
+
+TOGETHER = "all together"
+
+
+def config_of(checkpoint: str | Path) -> DictConfig:
+    """The configuration of a checkpoint's run; of a released model, which has none, that of a new run."""
+    found = read_checkpoint(checkpoint)
+    if "evaluation" in found.config:
+        return found.config
+    cfg = compose_config(["init=null", "data.test=null"])
+    cfg.model = found.config.model
+    return cfg
+
+
+def test_sets(cfg: DictConfig, name: str = "") -> dict[str, EvaluationSet]:
+    """The test sets of a run by corpus.
+
+    Args:
+        name: of the checkpoint, for messages.
+
+    Raises:
+        DataError: a place is not there, or no clip has one of `data.only_labels`.
+        UsageError: the run has no test set.
+    """
+    if not OmegaConf.to_container(cfg.data).get("test"):  # type: ignore[union-attr]
+        raise UsageError(
+            f"{name or 'the run'} has no test set of its own; name shard folders, labelled folders or tables"
+        )
+    places = {corpus: [str(one) for one in folders] for corpus, folders in by_corpus(cfg.data.test).items()}
+    remote = any(is_remote(one) for folders in places.values() for one in folders)
+    cache = ShardCache(Path(cfg.data.cache).expanduser(), round(cfg.data.cache_gb * 1e9)) if remote else None
+    sets = {
+        corpus or set_name(folders): read_set(folders, corpus or set_name(folders), cache=cache)
+        for corpus, folders in places.items()
+    }
+    return only(sets, cfg.data.only_labels) if cfg.data.only_labels else sets
+
+
+def only(sets: Mapping[str, EvaluationSet], labels: list[str]) -> dict[str, EvaluationSet]:
+    """The clips with one of these labels.
+
+    Raises:
+        DataError: a label stands on no clip.
+    """
+    known = {label for clips in sets.values() for row in clips.labels for label in row}
+    if unknown := [label for label in labels if label not in known]:
+        raise DataError(f"no clip has the label {unknown[0]!r}; labels in the data: {', '.join(sorted(known))}")
+    kept = {
+        name: clips.of([row for row, own in enumerate(clips.labels) if set(own) & set(labels)])
+        for name, clips in sets.items()
+    }
+    return {name: clips for name, clips in kept.items() if len(clips)}
+
+
+def evaluate_own(subject: Subject, cfg: DictConfig) -> Evaluated:
+    """Retrieval and zero-shot classification on the test set of a run, each clip encoded once.
+
+    Raises:
+        DataError: more clips are bad than `bad_samples`, or an embedding is not finite.
+        UsageError: the run has no test set.
+    """
+    encoded = {
+        name: encode_set(subject.model, clips, cfg.evaluation.windows, cfg.bad_samples)
+        for name, clips in test_sets(cfg, subject.checkpoint).items()
+    }
+    if len(encoded) > 1:
+        encoded[TOGETHER] = together(encoded)
+    done = Evaluated()
+    for one in encoded.values():
+        done.add(of_set(subject, one, cfg))
+    return done
+
+
+def together(parts: Mapping[str, EncodedSet]) -> EncodedSet:
+    """Encoded sets as one; ids get the name of their set before them."""
+    sets = list(parts.values())
+    rows = sorted(
+        (f"{name}/{one.clips.ids[row]}", number, row)
+        for number, (name, one) in enumerate(parts.items())
+        for row in range(len(one.clips))
+    )
+    chosen = [(sets[number].clips, row) for _, number, row in rows]
+    clips = EvaluationSet(
+        name=TOGETHER,
+        items=[replace(clips.items[row], name=name) for (name, _, _), (clips, row) in zip(rows, chosen, strict=True)],
+        captions=[clips.captions[row] for clips, row in chosen],
+        labels=[clips.labels[row] for clips, row in chosen],
+        titles=[clips.titles[row] for clips, row in chosen],
+        folds=[sets[number].clips.name for _, number, _ in rows],
+        bad=[], left_out=[], reading=list(range(len(rows))),
+    )  # fmt: skip
+    audio = torch.stack([sets[number].audio[row] for _, number, row in rows])
+    return EncodedSet(clips, audio, sets[0].windows, [])
+
+
+def of_set(subject: Subject, encoded: EncodedSet, cfg: DictConfig) -> Evaluated:
+    """Retrieval where there are captions, zero-shot where clips carry one label each."""
+    done = Evaluated()
+    if any(encoded.clips.captions):
+        done.add(retrieval_of(subject, encoded))
+    return done
+
+
+def flat(results: list[Result]) -> dict[str, float]:
+    """Name -> number, as in `metrics.json`: `retrieval/t2a/R@1`, …; of several corpora `clotho/retrieval/…`, too."""
+    numbers: dict[str, float] = {}
+    several = any(one.protocol.dataset == TOGETHER for one in results)
+    for one in results:
+        about = one.protocol
+        prefix = f"{about.dataset}/" if several and about.dataset != TOGETHER else ""
+        numbers[f"{prefix}clips"] = about.clips
+        task = about.task.replace("-", "_")
+        numbers |= {f"{prefix}{task}/{row.metric}": row.value for row in one.rows[POOLED]}
+        counts = {key: value for key, value in about.settings.items() if isinstance(value, int | float)}
+        numbers |= {f"{prefix}{task}/{key}": value for key, value in counts.items()}
+    return numbers
