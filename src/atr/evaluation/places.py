@@ -55,7 +55,7 @@ def find_places(
     """For each of P pairs: how many candidates are more similar to its query than its candidate, and how many equally.
 
     Similarities are float32 products. Equal vectors are equally similar, exactly. Of vectors that differ, those whose
-    cosines differ by less than the rounding (2e-7 in 512 dimensions, measured) may stand in either order, or tie.
+    cosines differ by less than the rounding (7e-7 in 512 dimensions, measured) may stand in either order, or tie.
 
     Args:
         query: `(P,)` int64, rows of the queries; candidate: `(P,)` int64, rows of the candidates.
