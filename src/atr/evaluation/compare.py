@@ -132,12 +132,15 @@ def print_differences(found: Sequence[Difference], a: Path, b: Path) -> None:
         where = f"{one.task} {one.dataset} {one.fold}"
         verdict += "" if one.paired else " (other clips: not paired)"
         table.add_row(
-            where, one.metric, f"{one.a:.4f}", f"{one.b:.4f}", f"{one.b - one.a:+.4f}", interval, f"{one.p:.3f}", verdict
+            where, one.metric, f"{one.a:.4f}", f"{one.b:.4f}", f"{one.b - one.a:+.4f}", interval, f"{one.p:.3f}",
+            verdict,
         )  # fmt: skip
     console.print(table)
-    for line in dict.fromkeys(f"{one.task} {one.dataset}: not the same protocol: {one.protocol}" for one in found if one.protocol):  # fmt: skip
+    lines = [f"{one.task} {one.dataset}: not the same protocol: {one.protocol}" for one in found if one.protocol]
+    for line in dict.fromkeys(lines):
         console.print(line, highlight=False, markup=False)
     console.print(
-        f"{sum(one.exceeds_noise for one in found)} of {len(found)} differences exceed the noise of these clips; with many "
-        "numbers one in twenty does by chance. Other seeds of training are noise that is not in here.", highlight=False,
-    )  # fmt: skip
+        f"{sum(one.exceeds_noise for one in found)} of {len(found)} differences exceed the noise of these clips; with "
+        "many numbers one in twenty does by chance. Other seeds of training are noise that is not in here.",
+        highlight=False,
+    )

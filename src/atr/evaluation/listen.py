@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,32 +10,17 @@ import numpy as np
 import soundfile
 import soxr
 
-from atr.collection import Item, find_sounds
+from atr.collection import Item
 from atr.errors import AtrError, DataError
 from atr.evaluation.saved import SavedSet
+from atr.evaluation.sets import read_set
 from atr.pipeline.audio import NO_SAMPLES, from_samples, mixed
 from atr.pipeline.decode import Sound, open_sound
 
-PLAYERS = 12  # of a list of clips
 SECONDS = 10.0  # of a clip that are played
 NEAREST = 4  # captions shown for a clip
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000)  # Hz; more would double the page for little
 COMPRESSION = 0.6  # of libsndfile's MP3: 0 is the best sound, 1 the smallest file
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a run answered for a clip, with the cosines of the true label and of the answer."""
-
-    label: str
-    answer: str
-    cosine_label: float
-    cosine_answer: float
-
-    @property
-    def margin(self) -> float:
-        """By how much the wrong answer is nearer than the true label; 0 where the answer is right."""
-        return self.cosine_answer - self.cosine_label if self.answer != self.label else 0.0
 
 
 @dataclass(frozen=True)
@@ -51,21 +36,7 @@ class Near:
     own_place: int | None
 
 
-def hardest(answers: Sequence[Mapping[str, Answer]], most: int = PLAYERS) -> list[str]:
-    """The ids of the clips that are wrong by the largest margin, of several runs in turn, each clip once.
-
-    Args:
-        answers: of each run, by id.
-    """
-    wrong = [
-        sorted((name for name, one in run.items() if one.answer != one.label), key=lambda name: (-run[name].margin, name))
-        for run in answers
-    ]  # fmt: skip
-    turns = (run[place] for place in range(max(map(len, wrong), default=0)) for run in wrong if place < len(run))
-    return list(dict.fromkeys(turns))[:most]
-
-
-def spread(ids: Sequence[str], most: int = PLAYERS) -> list[str]:
+def spread(ids: Sequence[str], most: int) -> list[str]:
     """Ids at equal distances from the first to the last."""
     return [ids[row] for row in np.unique(np.linspace(0, len(ids) - 1, min(most, len(ids))).round().astype(int))]
 
@@ -92,7 +63,7 @@ def sounds(saved: Sequence[SavedSet], ids: Sequence[str], on_clip: Callable[[], 
     reason = "the run kept no embeddings, which say where its sound lies"
     for places in dict.fromkeys(tuple(one.places) for one in saved):
         try:
-            found, _, _ = find_sounds(places)
+            found = read_set(places).items
         except AtrError as error:
             reason = str(error)
         else:

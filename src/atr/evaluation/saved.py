@@ -50,7 +50,7 @@ def write_saved(path: Path, saved: SavedSet) -> None:
         else:
             columns[one.name] = value if isinstance(value, np.ndarray) else np.array(list(value), np.str_)
     with whole_file(path) as part, part.open("wb") as file:
-        np.savez(file, **columns)
+        np.savez(file, **columns)  # type: ignore[arg-type]
 
 
 def read_saved(path: Path) -> SavedSet:

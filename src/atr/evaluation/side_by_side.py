@@ -11,6 +11,7 @@ from atr.evaluation.record import POOLED, Protocol, Result
 from atr.evaluation.runs import Run
 
 HEADLINES = ("accuracy", "mAP", "t2a/R@10", "a2t/R@10", "t2a/mAP@10")  # what stands in a tile
+DIRECTIONS = {"t2a/": "text → audio", "a2t/": "audio → text"}
 TILES = 2  # of a task on a set
 
 
@@ -25,6 +26,11 @@ class Row:
     metric: str
     cells: list[Measured | None]
     differences: list[Difference | None]
+
+    @property
+    def n(self) -> list[int]:
+        """What the numbers are over; one value where all runs agree."""
+        return sorted({one.n for one in self.cells if one})
 
 
 @dataclass
@@ -74,6 +80,8 @@ def _table(key: Key, results: list[Result | None], letters: Sequence[str]) -> Ta
     base = results[first]
     assert base is not None
     table = Table(key[0], key[1], results, {}, [[] if one is None else _changed(base, one) for one in results])
+    if first:
+        table.remarks.append(f"{', '.join(letters[:first])} has no such result: differences are to {letters[first]}")
     compared: list[dict[tuple[str, str], Difference]] = []
     for number, one in enumerate(results):
         compared.append({})
@@ -98,6 +106,36 @@ def _changed(base: Result, one: Result) -> list[str]:
 
 def _distinct(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
+
+
+@dataclass(frozen=True)
+class Direction:
+    """The numbers of one direction of retrieval in one run, in the order of the columns."""
+
+    run: Run
+    direction: str
+    values: list[float | None]
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Retrieval as papers print it: a row for each direction of each run."""
+
+    columns: list[str]
+    rows: list[Direction]
+
+
+def retrieval_rows(table: Table, runs: Sequence[Run]) -> Retrieval:
+    """The numbers of a table whose names begin with `t2a/` or `a2t/`, over all clips."""
+    named = {row.metric: row for row in table.pooled}
+    columns = _distinct(name.split("/", 1)[1] for name in named if name.startswith(tuple(DIRECTIONS)))
+    rows = []
+    for number, run in enumerate(runs):
+        for prefix, direction in DIRECTIONS.items():
+            cells = [named[prefix + name].cells[number] if prefix + name in named else None for name in columns]
+            if any(cells):
+                rows.append(Direction(run, direction, [one.value if one else None for one in cells]))
+    return Retrieval(columns, rows)
 
 
 @dataclass(frozen=True)
