@@ -109,15 +109,16 @@ def differences(a: Result, b: Result) -> list[Difference]:
 def _interval(a: Measured, b: Measured, paired: bool) -> tuple[float, float, float]:
     """95 % interval of b - a, and p."""
     before, after = a.replicates, b.replicates
-    count = min(len(before), len(after))
-    if not count:
-        raise DataError(f"{a.metric} has no replicates; measure it again with `atr eval`")
     if not paired:
         after = np.random.default_rng(SEED).permutation(after)
+    count = min(len(before), len(after))
     differences = after[:count] - before[:count]
+    differences = differences[~np.isnan(differences)]  # a resample may give no number
+    if not len(differences):
+        raise DataError(f"{a.metric} has no replicates; measure it again with `atr eval`")
     low, high = np.percentile(differences, [2.5, 97.5])
     share = min(float((differences <= 0).mean()), float((differences >= 0).mean()))
-    return float(low), float(high), min(1.0, 2 * max(share, 1 / count))
+    return float(low), float(high), min(1.0, 2 * max(share, 1 / len(differences)))
 
 
 def print_differences(found: Sequence[Difference], a: Path, b: Path) -> None:

@@ -8,6 +8,7 @@ MOST_CLIPS = 2_000  # t-SNE of them takes about 10 s on two cores
 FEW_CLIPS = 50  # fewer have no neighbourhoods that t-SNE could keep
 PERPLEXITY = 30.0
 SEED = 0
+LEAST_SPREAD = 1e-6  # of embeddings; t-SNE of equal ones, which a collapsed model gives, ends in a segmentation fault
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,17 @@ def project(audio: np.ndarray, text: np.ndarray) -> Plane:
     chosen = audio[rows].astype(np.float64)
     parts = [part - part.mean(axis=0) for part in (chosen, text.astype(np.float64)) if len(part)]
     together = np.concatenate(parts)
-    if len(rows) < FEW_CLIPS:
-        points, method = _principal(chosen - chosen.mean(axis=0), together), "principal components of the clips"
+    points = _principal(parts[0], together)
+    spread = points[:, 0].std()
+    if len(rows) < FEW_CLIPS or spread < LEAST_SPREAD:
+        method = "principal components of the clips"
     else:
         from sklearn.manifold import TSNE
         from threadpoolctl import threadpool_limits
 
+        start = (points / spread * 1e-4).astype(np.float32)
         with threadpool_limits(1):  # its threads wait busily for each other: on shared cores two took ten times as long
-            points = TSNE(perplexity=PERPLEXITY, init="pca", random_state=SEED).fit_transform(together)
+            points = TSNE(perplexity=PERPLEXITY, init=start, random_state=SEED).fit_transform(together)
         method = f"t-SNE, perplexity {PERPLEXITY:.0f}, seed {SEED}"
     drawn = "all" if len(rows) == len(audio) else f"{len(rows):,} clips, drawn by chance, of"
     points = points.astype(np.float64)

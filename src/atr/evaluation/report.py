@@ -108,11 +108,22 @@ def curves(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 
 def different_settings(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """The settings in which the configurations of several runs differ, and their value in each run."""
-    flat = [_flat(yaml.safe_load(run.texts["config.yaml"])) if "config.yaml" in run.texts else {} for run in runs]
+    """The settings in which the configurations of several runs differ, and their value in each run.
+
+    Raises:
+        DataError: a configuration is damaged.
+    """
+    flat = [_settings(run) for run in runs] if len(runs) > 1 else []
     names = dict.fromkeys(name for one in flat for name in one)
     rows = [(name, [one.get(name, "–") for one in flat]) for name in names if name != "run_dir"]
     return [(name, values) for name, values in rows if len({v for v, one in zip(values, flat, strict=True) if one}) > 1]
+
+
+def _settings(run: Run) -> dict[str, str]:
+    try:
+        return _flat(yaml.safe_load(run.texts["config.yaml"])) if "config.yaml" in run.texts else {}
+    except yaml.YAMLError as error:
+        raise DataError(f"{run.path}/config.yaml is no YAML ({error}); remove it or copy it again") from error
 
 
 def _flat(value: Any, name: str = "") -> dict[str, str]:

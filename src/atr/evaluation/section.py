@@ -88,7 +88,8 @@ def make_section(name: str, tables: Sequence[Table], runs: Sequence[Run], most: 
     shown = [[read_classified(one) if one else None for one in table.results] for table in tables]
     answering = sum(any(one and one.answers for one in row) for row in shown)
     tasks = [
-        _task(table, row, runs, titles, most // max(1, answering)) for table, row in zip(tables, shown, strict=True)
+        _task(table, row, runs, titles, max(1, most // max(1, answering)))
+        for table, row in zip(tables, shown, strict=True)
     ]
     heard = _listen(sets, most)
     cards = [card for task in tasks for card in task.hardest] + heard
@@ -96,7 +97,7 @@ def make_section(name: str, tables: Sequence[Table], runs: Sequence[Run], most: 
     drawn = [(run, one) for run, one in zip(runs, sets, strict=True) if one is not None]
     labels = _single_labels(there[0]) if there else []
     colours = pictures.coloured(labels)
-    with clip_bar(len(ids) + len(drawn), progress, f"parts of {name}") as on_part:
+    with clip_bar(len(ids) + len(drawn), progress, "parts") as on_part:
         maps = [_map(run, one, colours, on_part) for run, one in drawn]
         played = sounds(there, ids, on_part)
     for card in cards:
