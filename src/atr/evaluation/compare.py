@@ -14,6 +14,7 @@ from atr.evaluation.record import Protocol, Result, read_results
 
 NOT_COMPARED = ("checkpoint", "checkpoint_sha256", "versions")  # what may differ: it is what one compares
 SEED = 0
+Key = tuple[str, str, int]
 
 
 @dataclass(frozen=True)
@@ -48,30 +49,48 @@ class Difference:
 def compare(a: Path, b: Path) -> list[Difference]:
     """The numbers that stand in both files, by task, dataset, fold and metric.
 
-    On the same clips (equal manifest and number) the bootstrap is paired: resample k drew the same clips for both.
-    On other clips the replicates are taken as independent.
-
     Raises:
-        DataError: a file is no results file, or they have nothing in common.
+        DataError: a file is no results file, a number has no replicates, or the files have nothing in common.
     """
-    results = [{(one.protocol.task, one.protocol.dataset): one for one in read_results(path)} for path in (a, b)]
+    results = [by_task(read_results(path)) for path in (a, b)]
     shared = [key for key in results[0] if key in results[1]]
-    found = [one for key in shared for one in _differences(results[0][key], results[1][key])]
+    found = [one for key in shared for one in differences(results[0][key], results[1][key])]
     if not found:
-        names = [", ".join(f"{task} on {dataset}" for task, dataset in one) for one in results]
+        names = [", ".join(f"{task} on {dataset}" for task, dataset, _ in one) for one in results]
         raise DataError(f"{a} has {names[0]}; {b} has {names[1]}: there is nothing to compare")
     return found
 
 
-def _differences(a: Result, b: Result) -> list[Difference]:
-    changed = [
-        f"{one.name}: {before!r} | {after!r}"
+def by_task(results: Sequence[Result]) -> dict[Key, Result]:
+    """Results by task, dataset and, where a file has several of one task on one set, their number there."""
+    keyed: dict[Key, Result] = {}
+    for one in results:
+        task, dataset = one.protocol.task, one.protocol.dataset
+        keyed[task, dataset, sum(key[:2] == (task, dataset) for key in keyed)] = one
+    return keyed
+
+
+def changed_fields(a: Protocol, b: Protocol) -> list[str]:
+    """The fields that differ although they should not when two models are compared."""
+    return [
+        one.name
         for one in fields(Protocol)
-        if one.name not in NOT_COMPARED
-        and (before := getattr(a.protocol, one.name)) != (after := getattr(b.protocol, one.name))
+        if one.name not in NOT_COMPARED and getattr(a, one.name) != getattr(b, one.name)
     ]
-    same = ("manifest_sha256", "clips")
-    paired = all(getattr(a.protocol, name) == getattr(b.protocol, name) for name in same)
+
+
+def differences(a: Result, b: Result) -> list[Difference]:
+    """B minus A for the numbers that both results have.
+
+    On the same clips (equal manifest and number) the bootstrap is paired: resample k drew the same clips for both.
+    On other clips the replicates are taken as independent.
+
+    Raises:
+        DataError: a number has no replicates.
+    """
+    changed = changed_fields(a.protocol, b.protocol)
+    protocol = "; ".join(f"{name}: {getattr(a.protocol, name)!r} | {getattr(b.protocol, name)!r}" for name in changed)
+    paired = not {"manifest_sha256", "clips"} & set(changed)
     found = []
     for fold, measured in a.rows.items():
         others = {one.metric: one for one in b.rows.get(fold, ())}
@@ -81,7 +100,7 @@ def _differences(a: Result, b: Result) -> list[Difference]:
                 found.append(
                     Difference(
                         a.protocol.task, a.protocol.dataset, fold, one.metric, one.value, other.value, low, high, p,
-                        paired, "; ".join(changed),
+                        paired, protocol,
                     )
                 )  # fmt: skip
     return found
@@ -90,15 +109,16 @@ def _differences(a: Result, b: Result) -> list[Difference]:
 def _interval(a: Measured, b: Measured, paired: bool) -> tuple[float, float, float]:
     """95 % interval of b - a, and p."""
     before, after = a.replicates, b.replicates
-    count = min(len(before), len(after))
-    if not count:
-        raise DataError(f"{a.metric} has no replicates; measure it again with `atr eval`")
     if not paired:
         after = np.random.default_rng(SEED).permutation(after)
+    count = min(len(before), len(after))
     differences = after[:count] - before[:count]
+    differences = differences[~np.isnan(differences)]  # a resample may give no number
+    if not len(differences):
+        raise DataError(f"{a.metric} has no replicates; measure it again with `atr eval`")
     low, high = np.percentile(differences, [2.5, 97.5])
     share = min(float((differences <= 0).mean()), float((differences >= 0).mean()))
-    return float(low), float(high), min(1.0, 2 * max(share, 1 / count))
+    return float(low), float(high), min(1.0, 2 * max(share, 1 / len(differences)))
 
 
 def print_differences(found: Sequence[Difference], a: Path, b: Path) -> None:
@@ -113,12 +133,15 @@ def print_differences(found: Sequence[Difference], a: Path, b: Path) -> None:
         where = f"{one.task} {one.dataset} {one.fold}"
         verdict += "" if one.paired else " (other clips: not paired)"
         table.add_row(
-            where, one.metric, f"{one.a:.4f}", f"{one.b:.4f}", f"{one.b - one.a:+.4f}", interval, f"{one.p:.3f}", verdict
+            where, one.metric, f"{one.a:.4f}", f"{one.b:.4f}", f"{one.b - one.a:+.4f}", interval, f"{one.p:.3f}",
+            verdict,
         )  # fmt: skip
     console.print(table)
-    for line in dict.fromkeys(f"{one.task} {one.dataset}: not the same protocol: {one.protocol}" for one in found if one.protocol):  # fmt: skip
+    lines = [f"{one.task} {one.dataset}: not the same protocol: {one.protocol}" for one in found if one.protocol]
+    for line in dict.fromkeys(lines):
         console.print(line, highlight=False, markup=False)
     console.print(
-        f"{sum(one.exceeds_noise for one in found)} of {len(found)} differences exceed the noise of these clips; with many "
-        "numbers one in twenty does by chance. Other seeds of training are noise that is not in here.", highlight=False,
-    )  # fmt: skip
+        f"{sum(one.exceeds_noise for one in found)} of {len(found)} differences exceed the noise of these clips; with "
+        "many numbers one in twenty does by chance. Other seeds of training are noise that is not in here.",
+        highlight=False,
+    )

@@ -77,20 +77,37 @@ class Result:
 
 
 def json_rows(result: Result) -> Iterator[dict[str, Any]]:
-    """A JSON row for each number: metric, value, 95 % interval, n, fold, replicates, and the whole protocol."""
+    """A JSON row for each number: metric, value, 95 % interval, n, fold, replicates, and the whole protocol.
+
+    A replicate that is NaN, of a resample that gave no number, becomes null.
+
+    Raises:
+        DataError: the number or its interval is NaN or infinite.
+    """
     protocol = asdict(result.protocol)
     for fold, measured in result.rows.items():
         for one in measured:
+            if not np.isfinite([one.value, one.low, one.high]).all():
+                raise DataError(
+                    f"{result.protocol.task} on {result.protocol.dataset}: {one.metric} of {fold} is {one.value}, from "
+                    f"{one.low} to {one.high}; a results file holds finite numbers only"
+                )
             yield {
                 "task": result.protocol.task, "dataset": result.protocol.dataset, "fold": fold, "metric": one.metric,
                 "value": one.value, "low": one.low, "high": one.high, "n": one.n,
                 **{name: value for name, value in protocol.items() if name not in ("task", "dataset")},
-                "replicates": [float(f"{value:.6g}") for value in one.replicates.tolist()],
+                "replicates": [None if np.isnan(x) else float(f"{x:.6g}") for x in one.replicates.tolist()],
             }  # fmt: skip
 
 
 def to_json(results: Sequence[Result]) -> str:
-    """The text of a results file. NaN has no place in it."""
+    """The text of a results file.
+
+    Raises:
+        DataError: a result has no numbers, or one that is NaN or infinite.
+    """
+    if empty := [one.protocol for one in results if not any(one.rows.values())]:
+        raise DataError(f"{empty[0].task} on {empty[0].dataset} has no numbers; a results file holds some for each")
     content = [{"rows": list(json_rows(one)), "shown": one.shown, "remarks": one.remarks} for one in results]
     rows = ",\n".join(
         '{"rows": [\n' + ",\n".join(json.dumps(row, allow_nan=False) for row in one["rows"]) + "],\n"
@@ -104,7 +121,7 @@ def write_results(path: Path, results: Sequence[Result]) -> None:
     """Writes a results file, whole or not at all.
 
     Raises:
-        DataError: it cannot be written.
+        DataError: it cannot be written, or see `to_json`.
     """
     text = to_json(results)
     with whole_file(path) as part:
@@ -120,7 +137,7 @@ def read_results(path: Path) -> list[Result]:
     if not path.is_file():
         raise DataError(f"{path} is not there; `atr eval … --out FOLDER` writes FOLDER/{FILE}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}; this version of atr reads {FORMAT}")
         return [_result(one) for one in content["results"]]
@@ -130,12 +147,25 @@ def read_results(path: Path) -> list[Result]:
         ) from error
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of a results file")
+
+
 def _result(content: dict[str, Any]) -> Result:
     rows: dict[str, list[Measured]] = {}
     for row in content["rows"]:
-        numbers = {name: row[name] for name in ("metric", "value", "low", "high", "n")}
-        one = Measured(**numbers, replicates=np.array(row["replicates"], np.float64))
+        value, low, high = (float(row[name]) for name in ("value", "low", "high"))
+        replicates = np.array(row["replicates"], np.float64)
+        if not np.isfinite([value, low, high]).all():
+            raise ValueError(f"{row['metric']} is {value}, from {low} to {high}")
+        if replicates.ndim != 1:
+            raise ValueError(f"replicates of shape {replicates.shape}")
+        one = Measured(str(row["metric"]), value, low, high, int(row["n"]), replicates)
         rows.setdefault(str(row["fold"]), []).append(one)
     of_protocol = {one.name: content["rows"][0][one.name] for one in fields(Protocol)}
+    if wrong := [
+        one.name for one in fields(Protocol) if one.type is str and not isinstance(of_protocol[one.name], str)
+    ]:
+        raise TypeError(f"{wrong[0]} is {of_protocol[wrong[0]]!r}, no text")
     protocol = Protocol(**of_protocol | {"templates": tuple(of_protocol["templates"])})
     return Result(protocol, rows, dict(content["shown"]), [str(one) for one in content["remarks"]])

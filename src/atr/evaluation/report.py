@@ -1,114 +1,133 @@
-"""A run as one self-contained HTML page: numbers, curves, pictures, and sound to listen to."""
+"""Runs as one self-contained HTML page: numbers beside each other, curves, pictures, and sound to listen to."""
 
-import base64
-import io
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-import soundfile
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import atr
+from atr.collection import whole_file
+from atr.errors import DataError
 from atr.evaluation import pictures
-from atr.evaluation.run import Evaluation
+from atr.evaluation.classified import EXTREMES
+from atr.evaluation.listen import SECONDS
+from atr.evaluation.runs import Run, read_runs
+from atr.evaluation.section import make_section, uri
+from atr.evaluation.side_by_side import exceeding, protocol_lines, tables
+from atr.pipeline.text import label_text
 
-NEAREST = 4  # captions shown for a clip
-MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz
+PLAYERS = 12  # clips in a list
+PAGE_PLAYERS = 160  # clips on a page, about 13 MB of sound; with many sets the lists are shorter
+FEWEST = 2  # clips in a list
+ROWS = 24  # numbers of a table that are not folded away
+CURVES = (
+    ("train/loss", "training loss"),
+    ("train/logit_scale", "logit scale (1 / temperature)"),
+    ("validation/retrieval/t2a/mAP@10", "validation, text → audio mAP@10"),
+    ("lr-", "learning rate"),
+)
 
 
-@dataclass
-class Heard:
-    """A clip of the report: its sound, its captions or labels, and what the model puts nearest."""
-
-    key: str
-    title: str
-    labels: str
-    audio: str  # data URI
-    nearest: list[tuple[float, str, bool]]  # cosine, caption, is it the clip's own
-    own_rank: int | None  # place of the best own caption among the distinct captions, 1 is first
-
-
-def write_report(run_dir: Path, evaluation: Evaluation, config: str, remarks: list[str]) -> Path:
-    """Writes `run_dir/report/index.html`.
+def write_report(runs: Sequence[Path], out: Path, progress: bool = True) -> Path:
+    """Writes a page about runs, whole or not at all; it fetches nothing from anywhere.
 
     Args:
-        run_dir: its `metrics.csv` gives the curves, if it is there.
-        config: of the run, as YAML.
-        remarks: on the training data.
+        runs: folders of training runs or of `atr eval … --out`, or files of results; differences are to the first.
+        out: the page; its folder is made.
+        progress: shows a bar on a terminal (stderr).
+
+    Returns:
+        `out`.
+
+    Raises:
+        UsageError: no runs, or too many for a page.
+        DataError: a run is none or damaged, or the page cannot be written.
     """
-    scores, metrics = evaluation.scores, run_dir / "metrics.csv"
-    drawn = [
-        ("Loss", pictures.curve(metrics, "train/loss", "training loss")),
-        ("Scale", pictures.curve(metrics, "train/logit_scale", "logit scale (1 / temperature)")),
-        (
-            "Validation",
-            pictures.curve(metrics, "validation/retrieval/t2a/mAP@10", "validation, text → audio mAP@10"),
-        ),
-    ]
-    confusion = pictures.confusion(scores.zero_shot) if scores.zero_shot else None
-    similarity = pictures.similarity(evaluation.encoded) if scores.captions else None
+    found = read_runs(runs)
+    rows = tables(found)
+    names = list(dict.fromkeys(one.dataset for one in rows))
+    most = max(FEWEST, min(PLAYERS, PAGE_PLAYERS // (2 * max(1, len(names)))))
+    sections = [make_section(name, [t for t in rows if t.dataset == name], found, most, progress) for name in names]
     environment = Environment(
-        loader=PackageLoader("atr.evaluation", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
+        loader=PackageLoader("atr.evaluation", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"number": number, "signed": signed, "words": label_text}
     page = environment.get_template("report.html.j2").render(
-        name=run_dir.parent.name,
-        run=run_dir.name,
         version=atr.__version__,
         date=datetime.now().strftime("%Y-%m-%d %H:%M"),
-        scores=scores,
-        retrieval=scores.retrieval,
-        zero_shot=scores.zero_shot,
-        retrievals=retrievals(evaluation),
-        curves=[(name, _uri(png, "image/png")) for name, png in drawn if png],
-        confusion=_uri(confusion, "image/png") if confusion else None,
-        similarity=_uri(similarity, "image/png") if similarity else None,
-        heard=hear(evaluation),
-        remarks=[*remarks, *evaluation.remarks],
-        config=config,
+        runs=found,
+        colours=dict(zip((run.letter for run in found), pictures.RUN_COLOURS, strict=False)),
+        tables=rows,
+        shown_rows=ROWS,
+        extremes=EXTREMES,
+        seconds=SECONDS,
+        exceeding=exceeding(rows),
+        protocols=protocol_lines,
+        curves=curves(found),
+        sections=sections,
+        settings=different_settings(found),
     )
-    path = run_dir / "report" / "index.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
-    return path
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{out}: its folder cannot be made ({error.strerror or error})") from error
+    with whole_file(out) as part:
+        part.write_text(page, encoding="utf-8")
+    return out
 
 
-def retrievals(evaluation: Evaluation) -> list[tuple[str, dict[str, float]]]:
-    """Retrieval numbers of each corpus, and of the whole set, whose name is empty where it is the only one."""
-    parts = {**evaluation.by_corpus, "all together" if evaluation.by_corpus else "": evaluation.scores}
-    return [(name, scores.retrieval) for name, scores in parts.items() if scores.retrieval]
+def number(value: float) -> str:
+    """A metric as the page shows it."""
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
 
 
-def hear(evaluation: Evaluation) -> list[Heard]:
-    """The kept clips with their nearest captions among the distinct ones of the set."""
-    encoded = evaluation.encoded
-    captions = [caption for sample in encoded.samples for caption in sample.captions]
-    distinct = {caption: column for column, caption in reversed(list(enumerate(captions)))}
-    texts, columns = list(distinct), list(distinct.values())
-    result = []
-    for row, waveform in evaluation.waveforms.items():
-        sample = encoded.samples[row]
-        nearest, own_rank = [], None
-        if texts:
-            cosine = encoded.text[columns] @ encoded.audio[row]
-            order = cosine.argsort(descending=True, stable=True).tolist()
-            nearest = [(float(cosine[i]), texts[i], texts[i] in sample.captions) for i in order[:NEAREST]]
-            own_rank = next((place for place, i in enumerate(order, 1) if texts[i] in sample.captions), None)
-        audio = _sound(waveform, evaluation.sample_rate)
-        key = "/".join(sample.key.split("/")[-2:])  # the folder's name and below
-        result.append(Heard(key, sample.title, ", ".join(sample.labels), audio, nearest, own_rank))
-    return result
+def signed(value: float) -> str:
+    """A difference of metrics."""
+    return f"{value:+.3f}" if abs(value) < 10 else f"{value:+,.1f}"
 
 
-def _sound(waveform: object, sample_rate: int) -> str:
-    """int16 `(T,)` as a data URI that browsers play."""
-    stream, kind = io.BytesIO(), "MP3" if sample_rate in MP3_RATES else "FLAC"
-    soundfile.write(stream, waveform, sample_rate, format=kind)
-    return _uri(stream.getvalue(), "audio/mpeg" if kind == "MP3" else "audio/flac")
+def curves(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Title and picture of each curve that a run has."""
+    colours = {run.letter: colour for run, colour in zip(runs, pictures.RUN_COLOURS, strict=False) if run.curves}
+    drawn = []
+    for prefix, title in CURVES:
+        lines = {}
+        for run in runs:
+            names = [
+                name for name in run.curves if name == prefix or (prefix.endswith("-") and name.startswith(prefix))
+            ]
+            if names:
+                lines[run.letter] = run.curves[names[0]]
+        if lines:
+            drawn.append((title, uri(pictures.curves(lines, colours, title))))
+    return drawn
 
 
-def _uri(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+def different_settings(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """The settings in which the configurations of several runs differ, and their value in each run.
+
+    Raises:
+        DataError: a configuration is damaged.
+    """
+    flat = [_settings(run) for run in runs] if len(runs) > 1 else []
+    names = dict.fromkeys(name for one in flat for name in one)
+    rows = [(name, [one.get(name, "–") for one in flat]) for name in names if name != "run_dir"]
+    return [(name, values) for name, values in rows if len({v for v, one in zip(values, flat, strict=True) if one}) > 1]
+
+
+def _settings(run: Run) -> dict[str, str]:
+    try:
+        return _flat(yaml.safe_load(run.texts["config.yaml"])) if "config.yaml" in run.texts else {}
+    except yaml.YAMLError as error:
+        raise DataError(f"{run.path}/config.yaml is no YAML ({error}); remove it or copy it again") from error
+
+
+def _flat(value: Any, name: str = "") -> dict[str, str]:
+    if isinstance(value, dict) and value:
+        inner = (_flat(one, f"{name}.{key}" if name else str(key)) for key, one in value.items())
+        return {key: one for part in inner for key, one in part.items()}
+    return {name: str(value)}

@@ -50,7 +50,7 @@ def write_saved(path: Path, saved: SavedSet) -> None:
         else:
             columns[one.name] = value if isinstance(value, np.ndarray) else np.array(list(value), np.str_)
     with whole_file(path) as part, part.open("wb") as file:
-        np.savez(file, **columns)
+        np.savez(file, **columns)  # type: ignore[arg-type]
 
 
 def read_saved(path: Path) -> SavedSet:
@@ -65,8 +65,28 @@ def read_saved(path: Path) -> SavedSet:
         for name in JSON_COLUMNS:
             columns[name] = json.loads(str(columns[name]))
         lists = {name: columns[name].tolist() for name in ("ids", "captions", "titles", "folds")}
-        return SavedSet(**columns | lists)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        saved = SavedSet(**columns | lists)
+        _check(saved)
+        return saved
+    except (OSError, ValueError, KeyError, TypeError, EOFError, IndexError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{path} holds no embeddings of `atr eval` ({type(error).__name__}: {error}); make it with --out FOLDER"
         ) from error
+
+
+def _check(saved: SavedSet) -> None:
+    """Do the columns fit each other?
+
+    Raises:
+        ValueError: saying which do not.
+    """
+    clips, texts, width = len(saved.ids), len(saved.captions), saved.audio.shape[-1]
+    if saved.audio.shape != (clips, width) or saved.text.shape != (texts, width) or not clips:
+        raise ValueError(f"{clips} clips and {texts} captions, but audio {saved.audio.shape}, text {saved.text.shape}")
+    if {len(saved.labels), len(saved.titles), len(saved.folds)} != {clips}:
+        raise ValueError(f"{clips} clips, but labels, titles or folds of another number")
+    owner = saved.clip_of_text
+    if owner.shape != (texts,) or (texts and not 0 <= owner.min() <= owner.max() < clips):
+        raise ValueError("captions of clips that are not there")
+    if not (np.isfinite(saved.audio).all() and np.isfinite(saved.text).all()):
+        raise ValueError("an embedding is NaN or infinite")
