@@ -8,20 +8,11 @@ from sklearn.exceptions import ConvergenceWarning
 import atr.evaluation.probe as probe
 from atr.errors import DataError
 from atr.evaluation.probe import GRID, Probe, inner_parts, linear_probe, mean_score
+from tests.evaluation.encoded import blobs
 
 
 def one_hot(number: np.ndarray, classes: int) -> np.ndarray:
     return np.eye(classes, dtype=bool)[number]
-
-
-def blobs(count: int, classes: int = 3, width: int = 8, noise: float = 0.3, seed: int = 0) -> tuple[np.ndarray, ...]:
-    """Unit vectors around a direction for each class: `(N, D)` float32, `(N,)`."""
-    centres = np.random.default_rng(99).normal(size=(classes, width))
-    rng = np.random.default_rng(seed)
-    number = np.arange(count) % classes
-    points = centres[number] / np.linalg.norm(centres[number], axis=1, keepdims=True)
-    points = points + noise * rng.normal(size=(count, width))
-    return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32), number
 
 
 def each(count: int) -> list[str]:
@@ -31,6 +22,7 @@ def each(count: int) -> list[str]:
 
 def slow_fit(train: np.ndarray, target: np.ndarray, test: np.ndarray, c: float) -> np.ndarray:
     """The definition: C times the sum of the losses plus half the squared weights, the intercepts free."""
+    torch.set_num_threads(1)
     x, y = torch.tensor(train, dtype=torch.float64), torch.tensor(target, dtype=torch.float64)
     weights = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64, requires_grad=True)
     intercept = torch.zeros(y.shape[1], dtype=torch.float64, requires_grad=True)
@@ -66,7 +58,7 @@ def test_the_fit_is_penalised_logistic_regression(c: float) -> None:
 def test_several_labels_are_fitted_each_by_itself() -> None:
     (train, number), (test, _) = blobs(60), blobs(21, seed=1)
     target = one_hot(number, 3) | one_hot((number + (np.arange(60) % 2)) % 3, 3)
-    found = linear_probe(train, target, test, each(60), grid=[10.0])
+    found = linear_probe(train, target, test, each(60), several=True, grid=[10.0])
     np.testing.assert_allclose(found.scores, slow_fit(train, target, test, 10.0), atol=1e-4)
     assert np.abs(found.scores.sum(axis=1) - 1).max() > 0.1  # no shares of one
 
@@ -121,10 +113,10 @@ def test_random_labels_give_chance() -> None:
 
 def test_mean_score_is_accuracy_or_map() -> None:
     target = one_hot(np.array([0, 1, 2]), 3)
-    assert mean_score(target, np.eye(3)[[0, 1, 1]]) == pytest.approx(2 / 3)
-    several = np.array([[1, 0], [1, 1], [0, 1]], bool)
+    assert mean_score(target, np.eye(3)[[0, 1, 1]], several=False) == pytest.approx(2 / 3)
+    target = np.array([[1, 0], [1, 1], [0, 1]], bool)
     scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.3]])
-    assert mean_score(several, scores) == pytest.approx(((1 + 2 / 3) / 2 + 1) / 2)
+    assert mean_score(target, scores, several=True) == pytest.approx(((1 + 2 / 3) / 2 + 1) / 2)
 
 
 def test_fits_that_do_not_converge_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

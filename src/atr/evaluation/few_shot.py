@@ -4,6 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from atr.errors import DataError, UsageError
+from atr.evaluation.bootstrap import Measured, measured, ratio, replicate
+from atr.evaluation.labelled import EMBEDDINGS, labels_of_both, pair, protocol, shared, target_of
+from atr.evaluation.probe import check_features
+from atr.evaluation.record import POOLED, Result
+from atr.evaluation.sets import EncodedSet
+
 SHOTS = (1, 2, 4, 8, 16)
 DRAWS = 10
 SEED = 0
@@ -73,3 +80,64 @@ def few_shot_answers(
         for k in shots
         if k <= clips.min()
     }
+
+
+def few_shot(
+    train: EncodedSet,
+    test: EncodedSet,
+    checkpoint: str,
+    checkpoint_sha256: str,
+    shots: Sequence[int] = SHOTS,
+    draws: int = DRAWS,
+    seed: int = SEED,
+) -> Result:
+    """Accuracy from k training clips of each class, by the nearest class mean; the mean over several draws of them.
+
+    The k clips are of different recordings as far as there are so many and their sources are known. A k that some
+    class has not enough clips for is left out, with a remark. An interval is over draws and test clips, both
+    resampled: what the mean over so many draws would be on other test clips and with other draws from these training
+    clips. Single draws spread more; `shown["draws"]` holds them.
+
+    Args:
+        checkpoint, checkpoint_sha256: of the model that encoded both, for the protocol.
+        shots: each k. draws: of each k. seed: of the draws.
+
+    Raises:
+        DataError: as `probe_sets`, a clip has several labels, or no k is small enough.
+        UsageError: a number is less than 1, or the sets were encoded in different ways.
+    """
+    if wrong := [value for value in (*shots, draws) if value < 1] or not shots:
+        raise UsageError(f"shots={list(shots)}, draws={draws}: {wrong} is not allowed; each is 1 or more")
+    learnt, asked = pair(train, test)
+    labels, several = labels_of_both(learnt, asked)
+    if several:
+        raise DataError("some clips carry several labels; few-shot takes clips of one label each, a probe takes both")
+    number, truth = (target_of(one.clips, labels).argmax(axis=1) for one in (learnt, asked))
+    check_features(learnt.audio, asked.audio)
+    answers = few_shot_answers(learnt.audio, number, asked.audio, learnt.recordings, shots, draws, seed)
+    clips, scarce = np.bincount(number).min(), labels[int(np.bincount(number).argmin())]
+    if not answers:
+        raise DataError(f"{scarce!r} has {clips} training clips, less than the smallest of shots={list(shots)}")
+    hits = {k: answer == truth for k, answer in answers.items()}
+    left = [k for k in shots if k not in answers]
+    remarks = [f"{', '.join(map(str, left))} shots are left out: {scarce!r} has {clips} training clips"] if left else []
+    about = {"train": learnt.clips.name, "train_manifest_sha256": learnt.clips.manifest_sha256}
+    settings = about | {
+        "train_clips": len(learnt.clips), "embeddings": EMBEDDINGS, "classifier": "nearest class mean by cosine",
+        "draws": draws, "seed": seed, "interval": "over draws and test clips",
+    }  # fmt: skip
+    return Result(
+        protocol("few-shot", asked, checkpoint, checkpoint_sha256, settings),
+        {POOLED: [_mean_over_draws(k, hit, seed) for k, hit in hits.items()]},
+        {"labels": labels, "chance": 1 / len(labels),
+         "draws": {str(k): hit.mean(axis=1).tolist() for k, hit in hits.items()}},
+        [*learnt.remarks, *asked.remarks, *shared(learnt, asked), *remarks],
+    )  # fmt: skip
+
+
+def _mean_over_draws(k: int, hit: np.ndarray, seed: int) -> Measured:
+    """hit: bool `(draws, M)`."""
+    draws, clips = hit.shape
+    (of_draws,) = replicate(clips, ratio(hit.T.astype(np.float64), np.ones(clips)))  # (resamples, draws)
+    drawn = np.random.default_rng([seed, k]).multinomial(draws, np.full(draws, 1 / draws), size=len(of_draws))
+    return measured(f"{k}-shot accuracy", hit.mean(), clips, (of_draws * drawn).sum(axis=1) / draws)

@@ -9,6 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from sklearn.model_selection import StratifiedGroupKFold
+from threadpoolctl import threadpool_limits
 
 from atr.errors import DataError
 
@@ -40,12 +41,13 @@ def linear_probe(
     target: np.ndarray,
     test: np.ndarray,
     groups: Sequence[str],
+    several: bool = False,
     grid: Sequence[float] = GRID,
 ) -> Probe:
     """Logistic regression, fitted to training clips and asked about test clips.
 
-    Scikit-learn's `LogisticRegression` (L-BFGS, L2 penalty on all but the intercepts, float64): multinomial where each
-    clip has one label, else one classifier for each label. Features are taken as they are, not standardised. C comes
+    Scikit-learn's `LogisticRegression` (L-BFGS, L2 penalty on all but the intercepts, float64): multinomial, or
+    one classifier for each label where clips carry several. Features are taken as they are, not standardised. C comes
     from the grid by cross-validation within the training clips: in up to `PARTS` parts each group is in one of them,
     each clip is answered by a fit to the other parts, and the C whose answers are best (the smallest of equal ones) is
     fitted to all training clips. The same input gives the same numbers.
@@ -54,6 +56,7 @@ def linear_probe(
         train: `(N, D)`, test: `(M, D)`, finite.
         target: bool `(N, C)`, the labels of the training clips.
         groups: of the training clips, e.g. their folds or recordings; as many as clips where each is one of its own.
+        several: clips carry several labels; else each carries one.
         grid: of C, ascending.
 
     Raises:
@@ -69,15 +72,15 @@ def linear_probe(
         scores, unfinished = np.zeros(target.shape), 0
         for part in range(parts.max() + 1):
             out = parts == part
-            scores[out], count = _fit(train[~out], target[~out], train[out], c)
+            scores[out], count = _fit(train[~out], target[~out], train[out], c, several)
             unfinished += count
-        validated[c] = mean_score(target, scores)
+        validated[c] = mean_score(target, scores, several)
         if unfinished:
             remarks.append(f"{unfinished} fits at C={c:g} stopped at {ITERATIONS} iterations while C was chosen")
     best = max(validated, key=lambda c: (validated[c], -c), default=grid[0])
     if len(grid) > 1 and best in (grid[0], grid[-1]) and validated[best] > validated[_inner(grid, best)]:
         remarks.append(f"the chosen C={best:g} is at the end of the grid {grid[0]:g} … {grid[-1]:g}")
-    scores, unfinished = _fit(train, target, test, best)
+    scores, unfinished = _fit(train, target, test, best, several)
     if unfinished:
         remarks.append(f"{unfinished} fits at the chosen C={best:g} stopped at {ITERATIONS} iterations")
     return Probe(scores, best, validated, remarks)
@@ -109,17 +112,12 @@ def inner_parts(target: np.ndarray, groups: Sequence[str]) -> np.ndarray:
     return np.unique(parts, return_inverse=True)[1].astype(np.int64)  # a part may be empty where groups are few
 
 
-def mean_score(target: np.ndarray, scores: np.ndarray) -> float:
-    """Accuracy where each clip has one label, else the mean over the labels of average precision."""
-    if is_single(target):
+def mean_score(target: np.ndarray, scores: np.ndarray, several: bool) -> float:
+    """Accuracy, or with several labels the mean over those that occur of average precision."""
+    if not several:
         return float((target.argmax(axis=1) == scores.argmax(axis=1)).mean())
     there = target.any(axis=0)
     return float(average_precision_score(target[:, there], scores[:, there], average="macro"))
-
-
-def is_single(target: np.ndarray) -> bool:
-    """Whether each clip has exactly one label."""
-    return bool((target.sum(axis=1) == 1).all())
 
 
 def check_features(train: np.ndarray, test: np.ndarray) -> None:
@@ -145,13 +143,13 @@ def _check_target(target: np.ndarray) -> None:
         raise DataError(f"{everywhere} labels stand on every training clip; there is nothing to tell them apart from")
 
 
-def _fit(train: np.ndarray, target: np.ndarray, test: np.ndarray, c: float) -> tuple[np.ndarray, int]:
+def _fit(train: np.ndarray, target: np.ndarray, test: np.ndarray, c: float, several: bool) -> tuple[np.ndarray, int]:
     """Probabilities `(M, C)`, and how many fits did not converge.
 
     A part of the training clips may lack a label, or have one only: its probability is 0, or 1.
     """
     scores = np.zeros((len(test), target.shape[1]))
-    if is_single(target):
+    if not several:
         number = target.argmax(axis=1)
         columns = np.unique(number)
         if len(columns) == 1:
@@ -173,7 +171,9 @@ def _fit(train: np.ndarray, target: np.ndarray, test: np.ndarray, c: float) -> t
 def _regression(train: np.ndarray, number: np.ndarray, test: np.ndarray, c: float) -> tuple[np.ndarray, int]:
     """Probabilities of the classes that occur, ascending, and 1 where the fit did not converge."""
     model = LogisticRegression(C=c, solver="lbfgs", tol=TOLERANCE, max_iter=ITERATIONS)
-    with warnings.catch_warnings(record=True) as caught:
+    # One thread: many small products, whose threads would wait for each other (1.3 s against 85 s of CPU time where
+    # other processes compute), and the same numbers on any number of processors.
+    with warnings.catch_warnings(record=True) as caught, threadpool_limits(1):
         warnings.simplefilter("always")
         model.fit(train, number)
     unfinished = 0
