@@ -1,14 +1,15 @@
-"""What several devices hold, as one; the only place that calls collectives for training.
+"""What several devices hold, as one; the only place that calls collectives for training and validation.
 
 `torch.distributed.nn.functional` is deprecated, and what replaces it is private and not in every supported release.
-All ranks must hold equally many rows.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def place() -> tuple[int, int]:
@@ -20,6 +21,7 @@ def place() -> tuple[int, int]:
 def gather(rows: Tensor) -> Tensor:
     """`(B / W, …)` of each of W ranks -> `(B, …)`, in the order of the ranks; unchanged with one rank.
 
+    All ranks must hold equally many rows.
     The gradient of a row goes back to its rank, summed over all ranks. So where each rank's loss is the mean over its
     own pairs, the mean of the ranks' gradients, which DDP and FSDP take, is that of the one loss over the global batch.
     """
@@ -31,6 +33,14 @@ def mean_of_ranks(value: Tensor) -> Tensor:
     if place()[1] == 1:
         return value
     return gather(value.detach().unsqueeze(0)).mean() + (value - value.detach())
+
+
+def of_all_ranks(own: T) -> list[T]:
+    """What each rank has, on every rank, in their order; any size, nothing is trained through it."""
+    everyone: list[Any] = [own] * place()[1]
+    if len(everyone) > 1:
+        dist.all_gather_object(everyone, own)
+    return everyone
 
 
 class Gather(torch.autograd.Function):

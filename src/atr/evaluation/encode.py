@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from atr.errors import UsageError
+from atr.gather import of_all_ranks, place
 from atr.models.clap import Clap
 from atr.pipeline.text import label_text
 from atr.types import Batch, Encoded
@@ -24,24 +25,39 @@ def encode_clips(model: Clap, batch: Batch) -> Part:
 
 
 @torch.inference_mode()
-def encode_texts(model: Clap, texts: Sequence[str], device: torch.device) -> Tensor:
-    """Embeds captions in float32, each distinct one once: `(M, D)` on the CPU."""
-    distinct = list(dict.fromkeys(texts))
-    parts = [torch.zeros(0, model.dim)]
-    for first in range(0, len(distinct), TEXTS_AT_ONCE):
+def encode_texts(model: Clap, texts: Sequence[str], device: torch.device, over_ranks: bool = False) -> Tensor:
+    """Embeds captions in float32, each distinct one once: `(M, D)` on the CPU.
+
+    They are encoded in the order of their lengths. So little is padded, and in whatever order they come, a caption
+    stands in the same batch and gets the same embedding.
+
+    Args:
+        over_ranks: all ranks call this with the same captions, in any order, and each encodes its share of the batches.
+    """
+    distinct = sorted(set(texts), key=lambda text: (len(text), text))
+    rank, world = place() if over_ranks else (0, 1)
+    own = {}
+    for first in range(rank * TEXTS_AT_ONCE, len(distinct), world * TEXTS_AT_ONCE):
         tokens = model.text.tokenizer(distinct[first : first + TEXTS_AT_ONCE])
         with torch.autocast(device.type, enabled=False):
-            parts.append(model.encode_text(**{name: value.to(device) for name, value in tokens.items()}).cpu())
+            own[first] = model.encode_text(**{name: value.to(device) for name, value in tokens.items()}).cpu()
+    batches = {first: rows for part in (of_all_ranks(own) if over_ranks else [own]) for first, rows in part.items()}
+    rows = torch.cat([torch.zeros(0, model.dim), *(batches[first] for first in sorted(batches))])
     number = {text: i for i, text in enumerate(distinct)}
-    return torch.cat(parts)[[number[text] for text in texts]]
+    return rows[[number[text] for text in texts]]
 
 
-def join_set(model: Clap, parts: Sequence[Part], device: torch.device) -> Encoded:
-    """The clips of an evaluation set with all their captions."""
+def join_set(model: Clap, parts: Sequence[Part], device: torch.device, over_ranks: bool = False) -> Encoded:
+    """The clips of an evaluation set with all their captions.
+
+    Args:
+        over_ranks: all ranks call this with the parts of all ranks, and each encodes its share of the captions.
+    """
     samples = [sample for _, batch in parts for sample in batch.samples]
+    captions = [caption for sample in samples for caption in sample.captions]
     return Encoded(
         audio=torch.cat([audio for audio, _ in parts]),
-        text=encode_texts(model, [caption for sample in samples for caption in sample.captions], device),
+        text=encode_texts(model, captions, device, over_ranks),
         clip_of_text=torch.tensor([row for row, s in enumerate(samples) for _ in s.captions], dtype=torch.int64),
         samples=samples,
     )

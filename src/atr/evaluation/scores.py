@@ -9,6 +9,7 @@ from atr.errors import DataError
 from atr.evaluation.encode import Part, check_candidates, encode_labels
 from atr.evaluation.retrieval import retrieval
 from atr.evaluation.zero_shot import ZeroShot, zero_shot
+from atr.gather import of_all_ranks
 from atr.models.clap import Clap
 from atr.types import Encoded
 
@@ -45,6 +46,7 @@ def score(
     templates: Sequence[str],
     device: torch.device,
     labels: Sequence[str] = (),
+    over_ranks: bool = False,
 ) -> Scores:
     """Scores an encoded set.
 
@@ -52,6 +54,7 @@ def score(
         templates: prompts with `{label}`; their embeddings are averaged.
         labels: candidates of the classification; those that stand in the set when empty. Clips that do not
             carry exactly one label are left out of the classification.
+        over_ranks: all ranks call this with the same set, and each does its share of the retrieval.
 
     Raises:
         DataError: there is no clip, or an embedding is not finite.
@@ -73,7 +76,9 @@ def score(
     return Scores(
         clips=len(encoded.samples),
         captions=len(encoded.text),
-        retrieval=retrieval(encoded.audio, encoded.text, encoded.clip_of_text) if len(encoded.text) else None,
+        retrieval=retrieval(encoded.audio, encoded.text, encoded.clip_of_text, None, over_ranks)
+        if len(encoded.text)
+        else None,
         zero_shot=classified,
         templates=list(templates),
     )
@@ -81,8 +86,4 @@ def score(
 
 def gather_ranks(parts: Sequence[Part]) -> list[Part]:
     """The parts of all ranks, on each rank."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return list(parts)
-    everyone: list[list[Part]] = [[] for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather_object(everyone, list(parts))
-    return [part for rank in everyone for part in rank]
+    return [part for rank in of_all_ranks(list(parts)) for part in rank]
