@@ -26,7 +26,7 @@ class Found:
     """A clip, and where it was found.
 
     Attributes:
-        clip: of it `id`, `captions`, `labels` and `title` count.
+        clip: of it `id`, `captions`, `labels`, `title` and `source` count.
         open: opens its sound.
         size: of its file, bytes.
         place: what its fold is called after, a path or URL without its end.

@@ -40,6 +40,7 @@ class EvaluationSet:
         labels: of each clip, each once; may be empty.
         titles: of each clip; may be empty.
         folds: the name of the place that each clip comes from, e.g. `fold1`.
+        sources: the recording that each clip was cut from, e.g. `freesound:102844`; may be empty.
         bad: what could not be used. left_out: what a quarantine leaves out.
         reading: the rows in the order in which the sounds lie on disk, which is the order to read them in.
     """
@@ -50,6 +51,7 @@ class EvaluationSet:
     labels: list[list[str]]
     titles: list[str]
     folds: list[str]
+    sources: list[str]
     bad: list[BadSample]
     left_out: list[str]
     reading: list[int]
@@ -80,6 +82,7 @@ class EvaluationSet:
             labels=[self.labels[row] for row in rows],
             titles=[self.titles[row] for row in rows],
             folds=[self.folds[row] for row in rows],
+            sources=[self.sources[row] for row in rows],
             reading=[new[row] for row in self.reading if row in new],
         )
 
@@ -234,6 +237,7 @@ def _as_set(found: Sequence[Found], name: str, bad: list[BadSample], left_out: l
         labels=[list(dict.fromkeys(one.clip.labels)) for one in ordered],
         titles=[one.clip.title for one in ordered],
         folds=[folds[one.place] for one in ordered],
+        sources=[one.clip.source for one in ordered],
         bad=bad,
         left_out=left_out,
         reading=[place[row] for row in range(len(found))],

@@ -1,14 +1,26 @@
-"""Classification by the nearest label text."""
+"""Classification by the nearest label text: one label per clip, any of several, or a ranking of clips for each label.
 
+Labels of equal similarity are in random order, and what counts is the expectation over that order, as in `retrieval`:
+a model that gives every label the same text embedding is at chance.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+CUTOFFS = (1, 5)
 
 
 @dataclass
 class ZeroShot:
-    """What a classification came to. `confusion (C, C)` counts true label (row) against predicted (column)."""
+    """What a classification came to.
+
+    `confusion (C, C)` counts true label (row) against answer (column); of equally similar labels the first is the
+    answer there, while the numbers are expectations.
+    """
 
     labels: list[str]
     accuracy: float
@@ -20,24 +32,122 @@ class ZeroShot:
 
 
 def zero_shot(audio: Tensor, label_text: Tensor, target: Tensor, labels: list[str]) -> ZeroShot:
-    """Compares each clip with each label; the most similar label is the answer, the first one at a tie.
+    """Compares each clip with each label; the most similar label is the answer.
 
     Args:
         audio: `(N, D)`, label_text: `(C, D)`, both unit norm.
         target: `(N,)` int64, the true label's number.
         labels: C names.
     """
-    ranked = (audio @ label_text.T).argsort(dim=1, descending=True, stable=True)  # (N, C)
-    hit = ranked == target.unsqueeze(1)
-    confusion = torch.zeros(len(labels), len(labels), dtype=torch.int64)
-    confusion.index_put_((target, ranked[:, 0]), torch.ones_like(target), accumulate=True)
-    share = confusion.diagonal() / confusion.sum(dim=1).clamp_min(1)
+    cosine = cosines(audio, label_text)
+    carried = torch.nn.functional.one_hot(target, len(labels)).bool().numpy()
+    first, five = (expected_hits(cosine, carried, k) for k in CUTOFFS)
+    shares = per_class(first, carried)
     return ZeroShot(
         labels=labels,
-        accuracy=hit[:, 0].float().mean().item(),
-        top5=hit[:, :5].any(dim=1).float().mean().item(),
+        accuracy=float(first.mean()),
+        top5=float(five.mean()),
         chance=1.0 / len(labels),
         clips=len(target),
-        per_label={label: share[i].item() for i, label in enumerate(labels) if confusion[i].sum() > 0},
-        confusion=confusion,
+        per_label={label: float(share) for label, share in zip(labels, shares, strict=True) if not np.isnan(share)},
+        confusion=torch.from_numpy(confusion(cosine, carried)),
     )
+
+
+def cosines(audio: Tensor, text: Tensor) -> np.ndarray:
+    """Similarity of clips `(N, D)` and labels `(C, D)`, unit norm, on the CPU: float32 `(N, C)`.
+
+    Equal embeddings give exactly equal rows and columns, which a product of all of them would not promise.
+    """
+    distinct_audio, row = audio.unique(dim=0, return_inverse=True)
+    distinct_text, column = text.unique(dim=0, return_inverse=True)
+    return (distinct_audio @ distinct_text.T)[row][:, column].numpy()
+
+
+def expected_hits(cosine: np.ndarray, carried: np.ndarray, k: int) -> np.ndarray:
+    """Is a label that a clip carries among its k most similar ones? Float64 `(N,)`, 0 to 1.
+
+    It is a probability only where labels tie: the best one that a clip carries stands in a group of `size` equal ones,
+    `own` of which it carries, below `above` others; of that group k - above labels are drawn.
+
+    Args:
+        cosine: `(N, C)`.
+        carried: bool `(N, C)`, at least one in each row.
+    """
+    best = np.where(carried, cosine, -np.inf).max(axis=1, keepdims=True)
+    tied = cosine == best
+    above, size, own = (cosine > best).sum(axis=1), tied.sum(axis=1), (tied & carried).sum(axis=1)
+    drawn = np.clip(k - above, 0, size)
+    missed = np.ones(len(cosine))
+    for step in range(k):  # one after the other, none of the own ones: (size-own)/size, (size-own-1)/(size-1), …
+        left = np.maximum(size - step, 1)
+        missed *= np.where(step < drawn, np.maximum(size - own - step, 0) / left, 1.0)
+    return 1.0 - missed
+
+
+def confusion(cosine: np.ndarray, carried: np.ndarray) -> np.ndarray:
+    """Row: a label; column: an answer; int64 `(C, C)`: how many clips that carry the one were answered the other.
+
+    The answer is the most similar label, the first one at a tie. A clip of several labels stands in several rows.
+    """
+    answered = np.zeros(cosine.shape, np.int64)
+    answered[np.arange(len(cosine)), cosine.argmax(axis=1)] = 1
+    return carried.T.astype(np.int64) @ answered
+
+
+def per_class(values: np.ndarray, carried: np.ndarray) -> np.ndarray:
+    """The mean of the clips' values for each label, over the clips that carry it: `(C,)`, NaN where none does."""
+    counts = carried.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        return values @ carried / np.where(counts, counts, np.nan)
+
+
+def average_precisions(cosine: np.ndarray, carried: np.ndarray) -> np.ndarray:
+    """Of each label's ranking of all clips, by cosine: float64 `(C,)`; NaN for labels that no clip carries.
+
+    The mean, over the clips that carry the label, of the share of such clips among all that are at least as similar:
+    clips of equal similarity count together, as in scikit-learn's `average_precision_score`. A model that finds all
+    clips equally similar has the label's share of the clips.
+
+    Args:
+        cosine: `(N, C)`. carried: bool `(N, C)`.
+    """
+    ones = np.ones((1, len(cosine)), np.int32)
+    return precision_draws(cosine, carried, ones)[0]
+
+
+def precision_draws(
+    cosine: np.ndarray, carried: np.ndarray, counts: np.ndarray, on_class: Callable[[], object] = lambda: None
+) -> np.ndarray:
+    """`average_precisions` of resamples of the clips, of which each label's clips are sorted once: `(R, C)`.
+
+    Args:
+        cosine: `(N, C)`. carried: bool `(N, C)`.
+        counts: int `(R, N)`: how often each clip stands in each resample.
+        on_class: is called after each label.
+
+    Returns:
+        NaN where no clip of a resample carries the label.
+    """
+    drawn = np.ascontiguousarray(counts.T.astype(np.int32))  # (N, R)
+    result = np.full((len(counts), cosine.shape[1]), np.nan)
+    for label in range(cosine.shape[1]):
+        if carried[:, label].any():
+            result[:, label] = _precision(cosine[:, label], carried[:, label], drawn)
+        on_class()
+    return result
+
+
+def _precision(scores: np.ndarray, carried: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """A label's average precision in each resample `(N, R)`: `(R,)`."""
+    order = np.argsort(-scores, kind="stable")
+    ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # of groups of equal scores
+    own = np.flatnonzero(carried[order])
+    group = np.searchsorted(ends, own)  # of each clip that carries the label
+    first = np.flatnonzero(np.diff(group, prepend=-1))  # of those clips, the first of its group
+    last = ends[group[first]]
+    clips = np.add.reduceat(drawn[order[: last[-1] + 1]], [0, *(last[:-1] + 1)], axis=0)
+    hits = np.add.reduceat(drawn[order[own]], first, axis=0)
+    above, found = clips.cumsum(axis=0, dtype=np.int64), hits.cumsum(axis=0, dtype=np.int64)
+    with np.errstate(invalid="ignore"):
+        return (hits * (found / np.maximum(above, 1))).sum(axis=0) / found[-1]
