@@ -148,9 +148,8 @@ def probe(
 @evaluation.command("few-shot")
 def few_shot(
     checkpoint: Model,
-    data: Annotated[list[str] | None, typer.Argument(help="Folds: each is the test once.")] = None,
-    train: Annotated[list[str] | None, typer.Option(help="Instead of folds: to draw shots from.")] = None,
-    test: Annotated[list[str] | None, typer.Option(help="To test on; may be repeated.")] = None,
+    train: Annotated[list[str], typer.Option(help="To draw shots from; may be repeated.")],
+    test: Annotated[list[str], typer.Option(help="To test on; may be repeated.")],
     shots: Annotated[list[int] | None, typer.Option(min=1, help="Clips per class; may be repeated.")] = None,
     windows: Covered = "mean",
     bad: BadShare = 0.01,
@@ -163,7 +162,7 @@ def few_shot(
     """
     from atr.evaluation.verbs import few_shot as run_few_shot
 
-    _show(run_few_shot(checkpoint, data or [], train or [], test or [], shots or [], windows, bad), out, as_json)
+    _show(run_few_shot(checkpoint, train, test, shots or [], windows, bad), out, as_json)
 
 
 @report.command("report")

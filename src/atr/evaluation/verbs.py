@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 
 from atr.errors import DataError, UsageError
+from atr.evaluation.few_shot import few_shot as few_shots
 from atr.evaluation.files import read_embeddings, read_relevance
 from atr.evaluation.own import config_of, test_sets
+from atr.evaluation.probe_sets import probe_folds, probe_sets
 from atr.evaluation.record import POOLED, Protocol, Result
 from atr.evaluation.retrieval import measure_retrieval
-from atr.evaluation.run import Evaluated, Subject, counts, digest, retrieval_of, set_name
-from atr.evaluation.sets import EvaluationSet, encode_set, read_set
+from atr.evaluation.run import Evaluated, Subject, counts, digest, retrieval_of, saved_set, set_name
+from atr.evaluation.saved import SavedSet
+from atr.evaluation.sets import EncodedSet, EvaluationSet, encode_set, read_set
 from atr.inference import load
 from atr.provenance import environment
 
@@ -72,3 +75,64 @@ def sets_of(checkpoint: str | Path, places: Sequence[str]) -> list[EvaluationSet
     if places:
         return [read_set([place], set_name([place])) for place in places]
     return list(test_sets(config_of(checkpoint), str(checkpoint)).values())
+
+
+def probe(
+    checkpoint: str | Path,
+    folds: Sequence[str] = (),
+    train: Sequence[str] = (),
+    test: Sequence[str] = (),
+    windows: str = "mean",
+    bad_share: float = 0.01,
+) -> Evaluated:
+    """A linear probe: over folds, or fitted to some places and asked about others.
+
+    Raises:
+        DataError: see `probe_folds`, `probe_sets`.
+        UsageError: both ways are asked for, or none.
+    """
+    subject = Subject.of(load(checkpoint), checkpoint)
+    if not train and not test and len(folds) > 1:
+        encoded = encode_set(subject.model, read_set(folds, set_name(folds)), windows, bad_share)
+        return Evaluated([probe_folds(encoded, subject.checkpoint, subject.sha256)], saved_sets(encoded))
+    learnt, asked = learnt_and_asked(subject, folds, train, test, windows, bad_share)
+    return Evaluated([probe_sets(learnt, asked, subject.checkpoint, subject.sha256)], saved_sets(asked))
+
+
+def few_shot(
+    checkpoint: str | Path,
+    train: Sequence[str],
+    test: Sequence[str],
+    shots: Sequence[int] = (),
+    windows: str = "mean",
+    bad_share: float = 0.01,
+) -> Evaluated:
+    """Classification of some places from a few clips of each class of others.
+
+    Raises:
+        DataError, UsageError: see `few_shot` of `atr.evaluation.few_shot`.
+    """
+    subject = Subject.of(load(checkpoint), checkpoint)
+    learnt, asked = learnt_and_asked(subject, (), train, test, windows, bad_share)
+    result = few_shots(learnt, asked, subject.checkpoint, subject.sha256, *([shots] if shots else []))
+    return Evaluated([result], saved_sets(asked))
+
+
+def learnt_and_asked(
+    subject: Subject, folds: Sequence[str], train: Sequence[str], test: Sequence[str], windows: str, bad_share: float
+) -> tuple[EncodedSet, EncodedSet]:
+    """The sets to learn from and to ask about.
+
+    Raises:
+        UsageError: one of them is not named, or folds beside them.
+    """
+    if folds or not train or not test:
+        raise UsageError("name two or more folders as folds, or --train and --test")
+    sets = [read_set(places, set_name(places)) for places in (train, test)]
+    learnt, asked = (encode_set(subject.model, one, windows, bad_share) for one in sets)
+    return learnt, asked
+
+
+def saved_sets(encoded: EncodedSet) -> dict[str, SavedSet]:
+    """A set's embeddings, without captions, by its name."""
+    return {encoded.clips.name: saved_set(encoded)}
