@@ -100,7 +100,9 @@ def zero_shot(
     data: Places = None,
     suite: Annotated[str, typer.Option(help="Tasks of conf/zero_shot: environment, …, all.")] = "",
     root: Annotated[Path, typer.Option(help="Folder that the suite's corpora lie in, by name.")] = Path("data"),
-    prompts: Annotated[str, typer.Option(help="Prompt set: paper, laion, wavcaps, audiosetcaps, bare, …")] = "",
+    prompts: Annotated[
+        list[str] | None, typer.Option(help="Prompt set: paper, laion, wavcaps, audiosetcaps, bare, …; may be repeated.")
+    ] = None,
     template: Prompts = None,
     labels_file: Annotated[Path | None, typer.Option(help="Candidates, one in each line. Default: the data's.")] = None,
     windows: Covered = "mean",
@@ -119,7 +121,7 @@ def zero_shot(
     from atr.evaluation.verbs import classify
 
     _show(
-        classify(checkpoint, data or [], suite, root, prompts, template or [], labels_file, windows, bad), out, as_json
+        classify(checkpoint, data or [], suite, root, prompts or [], template or [], labels_file, windows, bad), out, as_json
     )
 
 
@@ -187,7 +189,7 @@ def _show(done: "Evaluated", out: Path | None, as_json: bool) -> None:
     from atr.evaluation.run import write_evaluated
     from atr.evaluation.screen import print_results
 
-    if out is not None:
+    if out is not None and done.results:
         write_evaluated(out, done)
         print(f"results     {out}", file=sys.stderr)
     if as_json:
@@ -195,4 +197,8 @@ def _show(done: "Evaluated", out: Path | None, as_json: bool) -> None:
     else:
         print_results(done.results)
     for line in done.missing:
-        print(line, file=sys.stderr)
+        print(f"missing     {line}", file=sys.stderr)
+    for line in done.failed:
+        print(f"failed      {line}", file=sys.stderr)
+    if done.failed or not done.results:
+        raise typer.Exit(1)

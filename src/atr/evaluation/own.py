@@ -1,18 +1,23 @@
 """A run's own test set: each corpus by itself, and all together."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from atr.checkpoint import read_checkpoint
 from atr.config import compose_config
 from atr.errors import DataError, UsageError
+from atr.evaluation.encode import check_candidates, encode_labels
+from atr.evaluation.judge import judge
 from atr.evaluation.record import POOLED, Result
-from atr.evaluation.run import Evaluated, Subject, retrieval_of, set_name
+from atr.evaluation.run import Evaluated, Subject, classification_of, retrieval_of, saved_set, set_name
 from atr.evaluation.sets import EncodedSet, EvaluationSet, encode_set, read_set
+from atr.evaluation.tasks import Question, Task
+from atr.evaluation.zero_shot import cosines
 from atr.pipeline.datamodule import by_corpus
 from atr.shards.cache import ShardCache
 from atr.shards.remote import is_remote
@@ -104,7 +109,9 @@ def together(parts: Mapping[str, EncodedSet]) -> EncodedSet:
         captions=[clips.captions[row] for clips, row in chosen],
         labels=[clips.labels[row] for clips, row in chosen],
         titles=[clips.titles[row] for clips, row in chosen],
-        folds=[sets[number].clips.name for _, number, _ in rows],
+        folds=[TOGETHER] * len(rows),
+        sources=[clips.sources[row] for clips, row in chosen],
+        places=[place for one in sets for place in one.clips.places],
         bad=[], left_out=[], reading=list(range(len(rows))),
     )  # fmt: skip
     audio = torch.stack([sets[number].audio[row] for _, number, row in rows])
@@ -116,7 +123,38 @@ def of_set(subject: Subject, encoded: EncodedSet, cfg: DictConfig) -> Evaluated:
     done = Evaluated()
     if any(encoded.clips.captions):
         done.add(retrieval_of(subject, encoded))
+    question = question_of(encoded.clips, cfg.evaluation.labels)
+    if question is not None:
+        rows = [row for row, labels in enumerate(encoded.clips.labels) if len(labels) == 1]
+        templates, clap = list(cfg.evaluation.templates), subject.model.clap
+        text = encode_labels(clap, question.labels, templates, subject.model.device)
+        found = judge(
+            Task(name="own", title=encoded.clips.name), question, cosines(encoded.audio[rows], text),
+            dataset=encoded.clips.name, prompts="own", templates=templates, windows=encoded.windows, progress=False,
+        )  # fmt: skip
+        done.results.append(classification_of(subject, found, encoded.clips.name))
+        done.saved.setdefault(encoded.clips.name, saved_set(encoded))
     return done
+
+
+def question_of(clips: EvaluationSet, candidates: Sequence[str]) -> Question | None:
+    """The clips with exactly one label, and what they are told apart from; None where there are no two candidates.
+
+    Args:
+        candidates: the labels that stand in the set when empty.
+
+    Raises:
+        UsageError: a label of the set is none of the candidates.
+    """
+    rows = [row for row, labels in enumerate(clips.labels) if len(labels) == 1]
+    own = [clips.labels[row][0] for row in rows]
+    names = sorted(candidates) or sorted(set(own))
+    check_candidates(names, own)
+    if not rows or len(names) < 2:
+        return None
+    left_out = [name for name, labels in zip(clips.ids, clips.labels, strict=True) if len(labels) != 1]
+    carried = np.array([[name == label for name in names] for label in own])
+    return Question(clips.of(rows), names, carried, left_out, [])
 
 
 def flat(results: list[Result]) -> dict[str, float]:

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from atr.errors import DataError
 from atr.evaluation.encode import encode_texts
 from atr.evaluation.files import read_relevance
+from atr.evaluation.judge import POOLED as ALL_CLIPS
+from atr.evaluation.judge import TaskResult
 from atr.evaluation.record import FILE, POOLED, Protocol, Result, write_results
 from atr.evaluation.retrieval import measure_retrieval
 from atr.evaluation.saved import FOLDER, SavedSet, write_saved
@@ -20,6 +23,8 @@ from atr.evaluation.sets import EncodedSet
 from atr.inference import AudioTextModel
 from atr.pipeline.ledger import list_bad
 from atr.provenance import environment
+
+LABEL_RULE = "underscores become blanks; nothing else is changed"
 
 
 @dataclass(frozen=True)
@@ -46,17 +51,19 @@ class Subject:
 
 @dataclass
 class Evaluated:
-    """Results, the encoded sets by name, and what could not be measured because its corpus is not there."""
+    """Results, the encoded sets by name, and what could not be measured: no corpus, or something wrong with it."""
 
     results: list[Result] = field(default_factory=list)
     saved: dict[str, SavedSet] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
 
     def add(self, other: "Evaluated") -> None:
         """Takes in the results of another set."""
         self.results += other.results
         self.saved |= other.saved
         self.missing += other.missing
+        self.failed += other.failed
 
 
 def retrieval_of(subject: Subject, encoded: EncodedSet, relevance: Path | None = None) -> Evaluated:
@@ -79,6 +86,34 @@ def counts(clips: int, owner: torch.Tensor) -> dict[str, Any]:
         "captions": captions, "t2a/queries": captions, "t2a/candidates": clips, "a2t/queries": queries,
         "a2t/candidates": captions,
     }  # fmt: skip
+
+
+def classification_of(subject: Subject, found: TaskResult, name: str) -> Result:
+    """What a zero-shot task came to, with its protocol.
+
+    Args:
+        name: of the set, for the protocol.
+    """
+    protocol = Protocol(
+        "zero-shot", name, found.clips.manifest_sha256, len(found.clips), subject.checkpoint, subject.sha256,
+        tuple(found.templates), LABEL_RULE, found.windows, versions=subject.versions,
+        settings={
+            "title": found.task.title, "kind": found.task.kind, "prompts": found.prompts, "chance": found.chance,
+            "labels": len(found.labels),
+        },
+    )  # fmt: skip
+    shown: dict[str, Any] = {
+        "labels": found.labels, "per_class": {label: one.value for label, one in found.per_class.items()},
+    }  # fmt: skip
+    if found.confusion is not None:
+        own = np.where(found.carried, found.cosine, -np.inf)  # of several labels of a clip the nearest
+        rows = zip(found.clips.ids, own.argmax(axis=1), own.max(axis=1), found.answers, found.cosine.max(axis=1), strict=True)
+        shown["confusion"] = found.confusion.tolist()
+        shown["answers"] = [
+            {"id": clip, "label": found.labels[label], "answer": answer, "cosine_label": float(a), "cosine_answer": float(b)}
+            for clip, label, a, answer, b in rows
+        ]
+    return Result(protocol, {POOLED if fold == ALL_CLIPS else fold: rows for fold, rows in found.rows.items()}, shown, found.remarks)
 
 
 def saved_set(encoded: EncodedSet, text: torch.Tensor | None = None) -> SavedSet:

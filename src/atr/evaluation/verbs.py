@@ -70,6 +70,63 @@ def retrieve_embeddings(path: Path, relevance: Path | None = None) -> Evaluated:
     return Evaluated([Result(protocol, {POOLED: rows})])
 
 
+def classify(
+    checkpoint: str | Path,
+    places: Sequence[str] = (),
+    suite: str = "",
+    root: Path = Path("data"),
+    prompts: Sequence[str] = (),
+    templates: Sequence[str] = (),
+    labels_file: Path | None = None,
+    windows: str = "mean",
+    bad_share: float = 0.01,
+) -> Evaluated:
+    """Zero-shot classification: a suite, places as one set with its folds, or the run's own test set.
+
+    Clips of places carry one label each, or several, and then the number is mAP.
+
+    Args:
+        root: folder that the suite's corpora lie in.
+        prompts: names of sets; the paper's, or the suite's own, when neither these nor `templates` are given.
+        labels_file: candidates, one in each line; the labels that stand on clips when None.
+
+    Raises:
+        DataError, UsageError: see `run_suite`, `classify_set`; or a suite and places are both given.
+    """
+    if suite and (places or labels_file):
+        raise UsageError("--suite brings its own data and labels; leave the places and --labels-file out")
+    subject = Subject.of(load(checkpoint), checkpoint)
+    if suite:
+        found = run_suite(
+            subject.model, suite, data=root, prompts=prompts, templates=templates, windows=windows, bad_share=bad_share
+        )
+        done = classified(subject, found.results, found.encoded)
+        done.missing += [f"{one.task.title}: {one.advice}" for one in found.missing]
+        done.failed += [f"{name}: {reason}" for name, reason in found.failed.items()]
+        return done
+    labels = tuple(read_labels(labels_file)) if labels_file else ()
+    chosen = find_prompts(prompts or ([] if templates else ["paper"]), templates)
+    own = [read_set(places, set_name(places))] if places else list(test_sets(config_of(checkpoint), str(checkpoint)).values())
+    done = Evaluated()
+    for clips in own:
+        kind = "multi-label" if any(len(one) > 1 for one in clips.labels) else "single"
+        task = Task(name=clips.name, title=clips.name, labels=labels, kind=kind)
+        encoded = encode_set(subject.model, clips, windows, bad_share)
+        results = classify_encoded(subject.model, encoded, task, chosen)
+        done.add(classified(subject, results, {task.name: encoded}))
+    return done
+
+
+def classified(subject: Subject, found: Sequence[TaskResult], encoded: Mapping[str, EncodedSet]) -> Evaluated:
+    """Results of tasks, called after the task, and after the prompts too where it was asked with several."""
+    asked = Counter(one.task.name for one in found)
+    done = Evaluated(saved={name: saved_set(one) for name, one in encoded.items()})
+    for one in found:
+        name = one.task.name if asked[one.task.name] == 1 else f"{one.task.name} ({one.prompts} prompts)"
+        done.results.append(classification_of(subject, one, name))
+    return done
+
+
 def sets_of(checkpoint: str | Path, places: Sequence[str]) -> list[EvaluationSet]:
     """Each place as a set, or the corpora of the run's own test set."""
     if places:
