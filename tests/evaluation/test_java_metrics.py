@@ -1,4 +1,4 @@
-"""METEOR and SPICE: the real METEOR where Java and pycocoevalcap are, and a fake `java` (see conftest.py) everywhere."""
+"""METEOR and SPICE: the real METEOR where Java and pycocoevalcap are, a fake `java` (see conftest.py) everywhere."""
 
 import ast
 import csv
@@ -98,7 +98,10 @@ def test_meteor_asks_for_counts_and_then_for_scores(fake_java):
     assert together == pytest.approx(10 + each.mean())
     (command,) = (json.loads(line) for line in fake_java.log.read_text().splitlines())
     assert "-Duser.language.format=en" in command
-    assert command[-7:] == [str(fake_java.package / "meteor" / "meteor-1.5.jar"), *"- - -stdio -l en -norm".split()]
+    assert command[-7:] == [
+        str(fake_java.package / "meteor" / "meteor-1.5.jar"),
+        *["-", "-", "-stdio", "-l", "en", "-norm"],
+    ]
 
 
 def test_many_clips_do_not_block_the_pipes(fake_java):

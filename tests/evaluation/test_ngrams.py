@@ -126,7 +126,7 @@ def test_the_examples_of_the_docstrings():
     np.testing.assert_allclose(together[:3], math.exp(-1 / 3), atol=1e-8)
     assert together[3] == pytest.approx(1e-6**0.25 * math.exp(-1 / 3), rel=1e-6)
     np.testing.assert_array_equal(together, each[0])
-    assert rouge_l([["a", "dog", "barks"]], [["a big dog barks loudly".split()]]) == pytest.approx(1.464 / 2.04)
+    assert rouge_l([["a", "dog", "barks"]], [[["a", "big", "dog", "barks", "loudly"]]]) == pytest.approx(1.464 / 2.04)
     pair = [[["a", "dog", "barks"]], [["a", "cat", "meows"]]]
     np.testing.assert_allclose(cider_d([["a", "dog", "barks"], ["a", "cat"]], pair)[0], 7.5)
 
@@ -149,7 +149,7 @@ def test_cider_d_is_its_definition(seed):
 
 
 def test_cider_d_of_one_clip_is_zero_and_depends_on_the_other_clips():
-    dog, cat = ["a dog barks".split()], ["a cat meows".split()]
+    dog, cat = [["a", "dog", "barks"]], [["a", "cat", "meows"]]
     assert cider_d([dog[0]], [dog]).tolist() == [0.0]
     alone, beside_dogs = cider_d([dog[0], cat[0]], [dog, cat])[0], cider_d([dog[0], cat[0]], [dog, dog])[0]
     assert (alone, beside_dogs) == (pytest.approx(7.5), 0.0)
@@ -193,7 +193,7 @@ def test_rouge_l_by_the_table_of_subsequences_and_by_torchmetrics(seed):
 
 
 def test_a_candidate_without_words_scores_nothing():
-    references = [["a dog barks".split()], ["rain falls".split()]]
+    references = [[["a", "dog", "barks"]], [["rain", "falls"]]]
     candidates = [[], ["rain", "falls"]]
     assert bleu(candidates, references)[1][0].max() == 0
     assert rouge_l(candidates, references)[0] == cider_d(candidates, references)[0] == 0

@@ -58,7 +58,8 @@ class SentenceEncoder:
             raise CheckpointError(f"{folder}/modules.json names the folder {outside[0]!r}, which is not inside it")
         self.first = _takes_first(folder / places["Pooling"])
         inner = folder / places["Transformer"]
-        self.tokenizer, self.max_tokens = _tokenizer(inner), _max_tokens(inner)
+        self.tokenizer = _tokenizer(inner)
+        self.max_tokens = _max_tokens(inner, self.tokenizer)
         try:
             self.model = AutoModel.from_pretrained(
                 inner, local_files_only=True, use_safetensors=True, trust_remote_code=False
@@ -227,11 +228,11 @@ def _takes_first(folder: Path) -> bool:
     return bool(mode == "cls")
 
 
-def _max_tokens(folder: Path) -> int:
-    """The longest sentence, special tokens included."""
+def _max_tokens(folder: Path, tokenizer: Any) -> int:
+    """The longest sentence, special tokens included; newer models have it in the tokenizer's configuration."""
     path = folder / "sentence_bert_config.json"
     own = _read(path).get("max_seq_length") if path.is_file() else None
-    return int(own or _read(folder / "config.json")["max_position_embeddings"])
+    return int(own or min(tokenizer.model_max_length, _read(folder / "config.json")["max_position_embeddings"]))
 
 
 def _tokenizer(folder: Path) -> Any:
