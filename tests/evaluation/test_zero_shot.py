@@ -11,7 +11,7 @@ from atr.evaluation.zero_shot import (
     average_precisions,
     confusion,
     cosines,
-    expected_hits,
+    label_ranking,
     per_class,
     precision_draws,
     zero_shot,
@@ -68,14 +68,14 @@ def test_hits_are_expectations_over_the_orders_of_ties(k):
     carried = rng.random((60, 6)) < 0.35
     carried[~carried.any(axis=1), 0] = True
     expected = [brute_force_hits(*row, k) for row in zip(cosine, carried, strict=True)]
-    assert expected_hits(cosine, carried, k) == pytest.approx(expected, abs=1e-12)
-    assert expected_hits(cosine + 1e-6 * np.arange(6), carried, k) != pytest.approx(expected)  # a control
+    assert label_ranking(cosine, carried).recall(k) == pytest.approx(expected, abs=1e-12)
+    assert label_ranking(cosine + 1e-6 * np.arange(6), carried).recall(k) != pytest.approx(expected)  # a control
 
 
 def test_clips_of_several_labels():
     cosine = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.1], [0.3, 0.1, 0.2]])
     carried = np.array([[True, True, False], [False, False, True], [True, False, True]])
-    hits = expected_hits(cosine, carried, 1)
+    hits = label_ranking(cosine, carried).recall(1)
     assert hits.tolist() == [1.0, 0.0, 1.0]
     assert confusion(cosine, carried).tolist() == [[2, 0, 0], [1, 0, 0], [1, 1, 0]]
     assert per_class(hits, carried).tolist() == [1.0, 1.0, 0.5]

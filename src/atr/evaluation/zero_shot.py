@@ -11,6 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atr.evaluation.expected import Ranking
+from atr.evaluation.places import distinct
+
 CUTOFFS = (1, 5)
 
 
@@ -41,7 +44,8 @@ def zero_shot(audio: Tensor, label_text: Tensor, target: Tensor, labels: list[st
     """
     cosine = cosines(audio, label_text)
     carried = torch.nn.functional.one_hot(target, len(labels)).bool().numpy()
-    first, five = (expected_hits(cosine, carried, k) for k in CUTOFFS)
+    ranking = label_ranking(cosine, carried)
+    first, five = (ranking.recall(k) for k in CUTOFFS)
     shares = per_class(first, carried)
     return ZeroShot(
         labels=labels,
@@ -59,30 +63,20 @@ def cosines(audio: Tensor, text: Tensor) -> np.ndarray:
 
     Equal embeddings give exactly equal rows and columns, which a product of all of them would not promise.
     """
-    distinct_audio, row = audio.unique(dim=0, return_inverse=True)
-    distinct_text, column = text.unique(dim=0, return_inverse=True)
-    return (distinct_audio @ distinct_text.T)[row][:, column].numpy()
+    clips, labels = distinct(audio), distinct(text)
+    return (clips.vectors @ labels.vectors.T)[clips.number][:, labels.number]
 
 
-def expected_hits(cosine: np.ndarray, carried: np.ndarray, k: int) -> np.ndarray:
-    """Is a label that a clip carries among its k most similar ones? Float64 `(N,)`, 0 to 1.
-
-    It is a probability only where labels tie: the best one that a clip carries stands in a group of `size` equal ones,
-    `own` of which it carries, below `above` others; of that group k - above labels are drawn.
+def label_ranking(cosine: np.ndarray, carried: np.ndarray) -> Ranking:
+    """Where the labels that each clip carries stand among all labels; `recall(k)` is top-k.
 
     Args:
         cosine: `(N, C)`.
         carried: bool `(N, C)`, at least one in each row.
     """
-    best = np.where(carried, cosine, -np.inf).max(axis=1, keepdims=True)
-    tied = cosine == best
-    above, size, own = (cosine > best).sum(axis=1), tied.sum(axis=1), (tied & carried).sum(axis=1)
-    drawn = np.clip(k - above, 0, size)
-    missed = np.ones(len(cosine))
-    for step in range(k):  # one after the other, none of the own ones: (size-own)/size, (size-own-1)/(size-1), …
-        left = np.maximum(size - step, 1)
-        missed *= np.where(step < drawn, np.maximum(size - own - step, 0) / left, 1.0)
-    return 1.0 - missed
+    clip, label = np.nonzero(carried)
+    others, own = cosine[clip], cosine[clip, label][:, None]
+    return Ranking(clip, (others > own).sum(axis=1), (others == own).sum(axis=1))
 
 
 def confusion(cosine: np.ndarray, carried: np.ndarray) -> np.ndarray:
