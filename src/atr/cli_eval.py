@@ -101,7 +101,8 @@ def zero_shot(
     suite: Annotated[str, typer.Option(help="Tasks of conf/zero_shot: environment, …, all.")] = "",
     root: Annotated[Path, typer.Option(help="Folder that the suite's corpora lie in, by name.")] = Path("data"),
     prompts: Annotated[
-        list[str] | None, typer.Option(help="Prompt set: paper, laion, wavcaps, audiosetcaps, bare, …; may be repeated.")
+        list[str] | None,
+        typer.Option(help="paper, laion, wavcaps, audiosetcaps, bare, …; may be repeated."),
     ] = None,
     template: Prompts = None,
     labels_file: Annotated[Path | None, typer.Option(help="Candidates, one in each line. Default: the data's.")] = None,
@@ -120,9 +121,8 @@ def zero_shot(
     """
     from atr.evaluation.verbs import classify
 
-    _show(
-        classify(checkpoint, data or [], suite, root, prompts or [], template or [], labels_file, windows, bad), out, as_json
-    )
+    prompts, template = prompts or [], template or []
+    _show(classify(checkpoint, data or [], suite, root, prompts, template, labels_file, windows, bad), out, as_json)
 
 
 @evaluation.command()

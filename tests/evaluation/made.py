@@ -71,7 +71,7 @@ def make_run(
         "confusion": confusion.tolist(),
         "per_class": {name: float(confusion[i, i] / confusion[i].sum()) for i, name in enumerate(names)},
         "answers": [
-            {"id": name, "label": label, "answer": answer, "cosine_label": 0.2, "cosine_answer": 0.2 + 0.01 * row}
+            {"id": name, "label": label, "answer": answer, "score_label": 0.2, "score_answer": 0.2 + 0.01 * row}
             for row, (name, label, answer) in enumerate(zip(clips.ids, labels, answers, strict=True))
         ],
     }

@@ -48,7 +48,7 @@ def test_a_retrieval_result_is_no_classification():
 
 def test_what_is_shown_is_checked():
     one = result(np.ones(4))
-    answer = {"id": "x", "label": "a", "answer": "b", "cosine_label": 0.1, "cosine_answer": 0.4}
+    answer = {"id": "x", "label": "a", "answer": "b", "score_label": 0.1, "score_answer": 0.4}
     one.shown = {"labels": ["a", "b"], "confusion": [[1, 1], [0, 2]], "per_class": {"a": 0.5}, "answers": [answer]}
     found = read_classified(one)
     assert (

@@ -6,7 +6,8 @@ from sklearn.metrics import average_precision_score
 
 from atr.evaluation import judge as module
 from atr.evaluation.bootstrap import DRAWS, resamples
-from atr.evaluation.judge import MEAN, POOLED, judge
+from atr.evaluation.judge import judge
+from atr.evaluation.record import MEAN, POOLED
 from atr.evaluation.tasks import Task, ask
 from tests.evaluation.test_tasks import clips_of
 
@@ -43,7 +44,7 @@ def test_numbers_by_fold_and_their_mean():
     assert values["fold2"] == pytest.approx([right[60:].mean(), five[60:].mean()])
     assert values[MEAN] == pytest.approx((np.array(values["fold2"]) + values["fold10"]) / 2)
     assert values[MEAN] != pytest.approx(values[POOLED])  # they differ where folds do
-    assert [(row.metric, row.n) for row in result.rows["fold2"]] == [("top1", 30), ("top5", 30)]
+    assert [(row.metric, row.n) for row in result.rows["fold2"]] == [("accuracy", 30), ("top5", 30)]
     assert result.answers == [f"label{i}" for i in cosine.argmax(axis=1)]
     assert result.confusion.sum() == 90 and result.confusion.trace() == right.sum()
     assert result.per_class["label0"].clips == 15 and result.per_class["label0"].value == right[::6].mean()
@@ -63,7 +64,7 @@ def test_intervals_are_those_of_the_resamples():
         replicates["a"].append(right[np.repeat(np.arange(50), weights)].mean())
     for name, expected in replicates.items():
         (row,) = result.rows[name]
-        assert row.replicates == pytest.approx(expected) and row.metric == "top1"  # four labels have no top5
+        assert row.replicates == pytest.approx(expected) and row.metric == "accuracy"  # four labels have no top5
         assert [row.low, row.high] == pytest.approx(np.percentile(expected, [2.5, 97.5]).tolist())
         assert row.low < row.value < row.high
     assert replicates[MEAN] != pytest.approx(replicates[POOLED])

@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score
 import atr
 from atr.errors import DataError, UsageError
 from atr.evaluation import suite as module
-from atr.evaluation.judge import MEAN, POOLED
+from atr.evaluation.record import MEAN, POOLED
 from atr.evaluation.sets import read_set
 from atr.evaluation.suite import classify_set, run_suite
 from atr.evaluation.tasks import Task, find_prompts, find_tasks

@@ -18,8 +18,8 @@ class Answer:
 
     label: str
     answer: str
-    cosine_label: float
-    cosine_answer: float
+    score_label: float
+    score_answer: float
 
     @property
     def right(self) -> bool:
@@ -29,7 +29,7 @@ class Answer:
     @property
     def margin(self) -> float:
         """By how much the answer is nearer than the true label."""
-        return self.cosine_answer - self.cosine_label
+        return self.score_answer - self.score_label
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def read_classified(result: Result) -> Classified | None:
         per_class = {str(label): float(value) for label, value in shown.get("per_class", {}).items()}
         answers = {
             str(one["id"]): Answer(
-                str(one["label"]), str(one["answer"]), float(one["cosine_label"]), float(one["cosine_answer"])
+                str(one["label"]), str(one["answer"]), float(one["score_label"]), float(one["score_answer"])
             )
             for one in shown.get("answers", [])
         }

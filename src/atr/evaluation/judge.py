@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from atr.evaluation.bootstrap import DRAWS, Measured, measured, resamples
+from atr.evaluation.record import MEAN, POOLED
 from atr.evaluation.sets import EvaluationSet
 from atr.evaluation.tasks import Question, Task
 from atr.evaluation.zero_shot import (
@@ -20,7 +22,7 @@ from atr.evaluation.zero_shot import (
 from atr.inference import some
 from atr.shards.progress import clip_bar
 
-POOLED, MEAN = "pooled", "mean over folds"
+NAMES = {1: "accuracy", 5: "top5"}  # of the measures, by how many labels are looked at
 WORK = 5e9  # clips x labels x resamples of mAP; half a minute. More clips or labels get fewer resamples, at least:
 FEWEST_DRAWS = 100
 
@@ -44,12 +46,13 @@ class TaskResult:
         task: what was asked.
         dataset: its name, as its publisher has it.
         clips: that were asked about, in the order of their ids; `manifest_sha256` is theirs.
+        audio: their embeddings `(N, D)`.
         prompts: name of the set. templates: those of it that were used.
         windows: how longer clips were covered.
         labels: C candidates.
         chance: what answers by chance would come to.
-        rows: `pooled` over all clips; where there are several folds also each fold, and `mean over folds`. Metrics are
-            `top1` and `top5` (where there are more than five labels), or `mAP`.
+        rows: `POOLED` over all clips; where there are several folds also each fold, and `MEAN`. Metrics are
+            `accuracy` and `top5` (where there are more than five labels), or `mAP`.
         per_class: by label; without those that no clip carries.
         confusion: int64 `(C, C)`: clips that carry the row's label and were answered the column's; None with mAP.
         answers: the most similar label of each clip, the first one at a tie.
@@ -61,6 +64,7 @@ class TaskResult:
     task: Task
     dataset: str
     clips: EvaluationSet
+    audio: Tensor
     prompts: str
     templates: list[str]
     windows: str
@@ -78,6 +82,7 @@ class TaskResult:
 def judge(
     task: Task,
     question: Question,
+    audio: Tensor,
     cosine: np.ndarray,
     *,
     dataset: str,
@@ -90,7 +95,7 @@ def judge(
     """The numbers of a task. Intervals are of resamples of the clips.
 
     Args:
-        cosine: `(N, C)` of the question's clips and labels.
+        audio: `(N, D)` of the question's clips. cosine: `(N, C)` of them and the labels.
         remarks: that stand before its own.
         progress: shows a bar on a terminal (stderr) while mAP is resampled.
     """
@@ -102,8 +107,8 @@ def judge(
     else:
         cutoffs = [k for k in CUTOFFS if k == 1 or k < len(question.labels)]
         ranking = label_ranking(cosine, carried)
-        hits = {f"top{k}": ranking.recall(k) for k in cutoffs}
-        values = per_class(hits["top1"], carried)
+        hits = {NAMES[k]: ranking.recall(k) for k in cutoffs}
+        values = per_class(hits["accuracy"], carried)
         statistics = {name: _mean(hit) for name, hit in hits.items()}
     parts = len(set(question.clips.folds))
     with clip_bar(draws * (parts + 2 if parts > 1 else 1), progress and tagging, "resamples") as on_draw:
@@ -114,6 +119,7 @@ def judge(
         task=task,
         dataset=dataset,
         clips=question.clips,
+        audio=audio,
         prompts=prompts,
         templates=templates,
         windows=windows,

@@ -127,9 +127,9 @@ def of_set(subject: Subject, encoded: EncodedSet, cfg: DictConfig) -> Evaluated:
     if question is not None:
         rows = [row for row, labels in enumerate(encoded.clips.labels) if len(labels) == 1]
         templates, clap = list(cfg.evaluation.templates), subject.model.clap
-        text = encode_labels(clap, question.labels, templates, subject.model.device)
+        text, audio = encode_labels(clap, question.labels, templates, subject.model.device), encoded.audio[rows]
         found = judge(
-            Task(name="own", title=encoded.clips.name), question, cosines(encoded.audio[rows], text),
+            Task(name="own", title=encoded.clips.name), question, audio, cosines(audio, text),
             dataset=encoded.clips.name, prompts="own", templates=templates, windows=encoded.windows, progress=False,
         )  # fmt: skip
         done.results.append(classification_of(subject, found, encoded.clips.name))
@@ -152,9 +152,8 @@ def question_of(clips: EvaluationSet, candidates: Sequence[str]) -> Question | N
     check_candidates(names, own)
     if not rows or len(names) < 2:
         return None
-    left_out = [name for name, labels in zip(clips.ids, clips.labels, strict=True) if len(labels) != 1]
     carried = np.array([[name == label for name in names] for label in own])
-    return Question(clips.of(rows), names, carried, left_out, [])
+    return Question(clips.of(rows), names, carried, [], [])
 
 
 def flat(results: list[Result]) -> dict[str, float]:

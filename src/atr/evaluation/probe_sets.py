@@ -20,10 +20,8 @@ from atr.evaluation.labelled import (
     target_of,
 )
 from atr.evaluation.probe import Probe, linear_probe
-from atr.evaluation.record import POOLED, Result
+from atr.evaluation.record import MEAN, POOLED, Result
 from atr.evaluation.sets import EncodedSet
-
-MEAN = "mean over folds"
 
 
 def probe_sets(train: EncodedSet, test: EncodedSet, checkpoint: str, checkpoint_sha256: str) -> Result:

@@ -14,7 +14,7 @@ from atr.evaluation.bootstrap import Measured
 
 FORMAT = 1
 FILE = "results.json"
-POOLED = "all"  # the fold of rows over all clips
+POOLED, MEAN = "all", "mean over folds"  # folds of rows: over all clips, and of the numbers of the folds
 TIES = "expectation over their order"
 
 

@@ -14,7 +14,6 @@ import torch
 from atr.errors import DataError
 from atr.evaluation.encode import encode_texts
 from atr.evaluation.files import read_relevance
-from atr.evaluation.judge import POOLED as ALL_CLIPS
 from atr.evaluation.judge import TaskResult
 from atr.evaluation.record import FILE, POOLED, Protocol, Result, write_results
 from atr.evaluation.retrieval import measure_retrieval
@@ -106,14 +105,17 @@ def classification_of(subject: Subject, found: TaskResult, name: str) -> Result:
         "labels": found.labels, "per_class": {label: one.value for label, one in found.per_class.items()},
     }  # fmt: skip
     if found.confusion is not None:
-        own = np.where(found.carried, found.cosine, -np.inf)  # of several labels of a clip the nearest
-        rows = zip(found.clips.ids, own.argmax(axis=1), own.max(axis=1), found.answers, found.cosine.max(axis=1), strict=True)
+        nearest_own = np.where(found.carried, found.cosine, -np.inf).argmax(axis=1)  # of several labels of a clip
+        answered = found.cosine.argmax(axis=1)
         shown["confusion"] = found.confusion.tolist()
         shown["answers"] = [
-            {"id": clip, "label": found.labels[label], "answer": answer, "cosine_label": float(a), "cosine_answer": float(b)}
-            for clip, label, a, answer, b in rows
-        ]
-    return Result(protocol, {POOLED if fold == ALL_CLIPS else fold: rows for fold, rows in found.rows.items()}, shown, found.remarks)
+            {
+                "id": clip, "label": found.labels[label], "answer": found.labels[answer],
+                "score_label": float(found.cosine[row, label]), "score_answer": float(found.cosine[row, answer]),
+            }
+            for row, (clip, label, answer) in enumerate(zip(found.clips.ids, nearest_own, answered, strict=True))
+        ]  # fmt: skip
+    return Result(protocol, found.rows, shown, found.remarks)
 
 
 def saved_set(encoded: EncodedSet, text: torch.Tensor | None = None) -> SavedSet:

@@ -21,6 +21,7 @@ from atr.pipeline.ledger import list_bad
 from atr.shards.cache import ShardCache
 from atr.shards.progress import clip_bar
 from atr.shards.read import ShardSet
+from atr.shards.remote import is_remote
 from atr.shards.transfer import shown
 from atr.types import BadSample
 from atr.windows import check_windows, join
@@ -40,6 +41,7 @@ class EvaluationSet:
         labels: of each clip, each once; may be empty.
         titles: of each clip; may be empty.
         folds: the name of the place that each clip comes from, e.g. `fold1`.
+        places: what the set was read from, as paths and URLs.
         sources: the recording that each clip was cut from, e.g. `freesound:102844`; may be empty.
         bad: what could not be used. left_out: what a quarantine leaves out.
         reading: the rows in the order in which the sounds lie on disk, which is the order to read them in.
@@ -52,6 +54,7 @@ class EvaluationSet:
     titles: list[str]
     folds: list[str]
     sources: list[str]
+    places: list[str]
     bad: list[BadSample]
     left_out: list[str]
     reading: list[int]
@@ -167,7 +170,7 @@ def read_set(
     if not found:
         reason = f"; {sum(one.clips for one in bad)} cannot be used:\n{list_bad(bad)}" if bad else ""
         raise DataError(f"no clip in {', '.join(map(_shown, places)) or 'an empty list of places'}{reason}")
-    return _as_set(list(found.values()), name, bad, left_out)
+    return _as_set(list(found.values()), name, [one for place in places for one in _named(place)], bad, left_out)
 
 
 def encode_set(
@@ -225,7 +228,9 @@ def _check_bad(bad: Sequence[BadSample], usable: int, share: float) -> None:
         )
 
 
-def _as_set(found: Sequence[Found], name: str, bad: list[BadSample], left_out: list[str]) -> EvaluationSet:
+def _as_set(
+    found: Sequence[Found], name: str, places: list[str], bad: list[BadSample], left_out: list[str]
+) -> EvaluationSet:
     order = sorted(range(len(found)), key=lambda row: found[row].clip.id)
     ordered = [found[row] for row in order]
     folds = fold_names([one.place for one in found])
@@ -238,6 +243,7 @@ def _as_set(found: Sequence[Found], name: str, bad: list[BadSample], left_out: l
         titles=[one.clip.title for one in ordered],
         folds=[folds[one.place] for one in ordered],
         sources=[one.clip.source for one in ordered],
+        places=places,
         bad=bad,
         left_out=left_out,
         reading=[place[row] for row in range(len(found))],
@@ -259,6 +265,13 @@ def fold_names(places: Sequence[str]) -> dict[str, str]:
         if len(set(names.values())) == len(names):
             break
     return names
+
+
+def _named(place: Place) -> list[str]:
+    """A place as something that can be opened again."""
+    if isinstance(place, ShardSet):
+        return list(dict.fromkeys(index.place for index in place.indexes))
+    return [str(place) if is_remote(str(place)) else str(Path(place).absolute())]
 
 
 def _shown(place: Place) -> str:

@@ -141,8 +141,8 @@ def _classify(encoder: _Encoder, clips: EvaluationSet, task: Task, prompts: Prom
             raise DataError("the model gives NaN or infinite embeddings for labels; it is broken: no numbers are given")
         results.append(
             judge(
-                task, question, cosines(encoded.audio, text), dataset=clips.name, prompts=name, templates=templates,
-                windows=encoded.windows, remarks=encoded.remarks, progress=encoder.progress,
+                task, question, encoded.audio, cosines(encoded.audio, text), dataset=clips.name, prompts=name,
+                templates=templates, windows=encoded.windows, remarks=encoded.remarks, progress=encoder.progress,
             )
         )  # fmt: skip
     return results

@@ -1,20 +1,26 @@
 """What the verbs of `atr eval` do: a checkpoint and places -> results."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from atr.classify import read_labels
 from atr.errors import DataError, UsageError
+from atr.evaluation.few_shot import SHOTS
 from atr.evaluation.few_shot import few_shot as few_shots
 from atr.evaluation.files import read_embeddings, read_relevance
+from atr.evaluation.judge import TaskResult
 from atr.evaluation.own import config_of, test_sets
 from atr.evaluation.probe_sets import probe_folds, probe_sets
 from atr.evaluation.record import POOLED, Protocol, Result
 from atr.evaluation.retrieval import measure_retrieval
-from atr.evaluation.run import Evaluated, Subject, counts, digest, retrieval_of, saved_set, set_name
+from atr.evaluation.run import Evaluated, Subject, classification_of, counts, digest, retrieval_of, saved_set, set_name
 from atr.evaluation.saved import SavedSet
 from atr.evaluation.sets import EncodedSet, EvaluationSet, encode_set, read_set
+from atr.evaluation.suite import classify_set, run_suite
+from atr.evaluation.tasks import Kind, Task, find_prompts
 from atr.inference import load
 from atr.provenance import environment
 
@@ -97,33 +103,33 @@ def classify(
         raise UsageError("--suite brings its own data and labels; leave the places and --labels-file out")
     subject = Subject.of(load(checkpoint), checkpoint)
     if suite:
-        found = run_suite(
+        ran = run_suite(
             subject.model, suite, data=root, prompts=prompts, templates=templates, windows=windows, bad_share=bad_share
         )
-        done = classified(subject, found.results, found.encoded)
-        done.missing += [f"{one.task.title}: {one.advice}" for one in found.missing]
-        done.failed += [f"{name}: {reason}" for name, reason in found.failed.items()]
+        done = classified(subject, ran.results)
+        done.missing += [f"{one.task.title}: {one.advice}" for one in ran.missing]
+        done.failed += [f"{name}: {reason}" for name, reason in ran.failed.items()]
         return done
     labels = tuple(read_labels(labels_file)) if labels_file else ()
     chosen = find_prompts(prompts or ([] if templates else ["paper"]), templates)
-    own = [read_set(places, set_name(places))] if places else list(test_sets(config_of(checkpoint), str(checkpoint)).values())
+    own = [read_set(places, set_name(places))] if places else sets_of(checkpoint, ())
     done = Evaluated()
     for clips in own:
-        kind = "multi-label" if any(len(one) > 1 for one in clips.labels) else "single"
+        kind: Kind = "multi-label" if any(len(one) > 1 for one in clips.labels) else "single"
         task = Task(name=clips.name, title=clips.name, labels=labels, kind=kind)
-        encoded = encode_set(subject.model, clips, windows, bad_share)
-        results = classify_encoded(subject.model, encoded, task, chosen)
-        done.add(classified(subject, results, {task.name: encoded}))
+        found = classify_set(subject.model, clips, task, chosen, windows=windows, bad_share=bad_share)
+        done.add(classified(subject, found))
     return done
 
 
-def classified(subject: Subject, found: Sequence[TaskResult], encoded: Mapping[str, EncodedSet]) -> Evaluated:
+def classified(subject: Subject, found: Sequence[TaskResult]) -> Evaluated:
     """Results of tasks, called after the task, and after the prompts too where it was asked with several."""
     asked = Counter(one.task.name for one in found)
-    done = Evaluated(saved={name: saved_set(one) for name, one in encoded.items()})
+    done = Evaluated()
     for one in found:
         name = one.task.name if asked[one.task.name] == 1 else f"{one.task.name} ({one.prompts} prompts)"
         done.results.append(classification_of(subject, one, name))
+        done.saved[name] = saved_set(EncodedSet(one.clips, one.audio, one.windows, []))
     return done
 
 
@@ -171,7 +177,7 @@ def few_shot(
     """
     subject = Subject.of(load(checkpoint), checkpoint)
     learnt, asked = learnt_and_asked(subject, (), train, test, windows, bad_share)
-    result = few_shots(learnt, asked, subject.checkpoint, subject.sha256, *([shots] if shots else []))
+    result = few_shots(learnt, asked, subject.checkpoint, subject.sha256, shots or SHOTS)
     return Evaluated([result], saved_sets(asked))
 
 
