@@ -49,7 +49,7 @@ def write_report(runs: Sequence[Path], out: Path, progress: bool = True) -> Path
     found = read_runs(runs)
     rows = tables(found)
     names = list(dict.fromkeys(one.dataset for one in rows))
-    most = max(FEWEST, min(PLAYERS, PAGE_PLAYERS // (2 * max(1, len(names)))))
+    most = list_length(len(names))
     sections = [make_section(name, [t for t in rows if t.dataset == name], found, most, progress) for name in names]
     environment = Environment(
         loader=PackageLoader("atr.evaluation", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -78,6 +78,11 @@ def write_report(runs: Sequence[Path], out: Path, progress: bool = True) -> Path
     with whole_file(out) as part:
         part.write_text(page, encoding="utf-8")
     return out
+
+
+def list_length(sets: int) -> int:
+    """How many clips each of a set's two lists shows, on a page about so many sets."""
+    return max(FEWEST, min(PLAYERS, PAGE_PLAYERS // (2 * max(1, sets))))
 
 
 def number(value: float) -> str:
