@@ -10,7 +10,8 @@ import soundfile
 
 from atr.errors import DataError, UsageError
 from atr.evaluation.record import read_results, write_results
-from atr.evaluation.report import FEWEST, PAGE_PLAYERS, different_settings, list_length, write_report
+from atr.evaluation.report import FEWEST, PAGE_PLAYERS, different_settings, list_length, signed, write_report
+from atr.evaluation.report import number as shown
 from atr.evaluation.runs import read_runs
 from atr.evaluation.saved import SavedSet, write_saved
 from tests.evaluation.made import make_run, result, unit
@@ -41,7 +42,15 @@ def test_a_run_as_a_page(tmp_path, shards, page):
     assert text.count("<audio controls") == 3 + 12 and text.count("data:audio/mpeg;base64,") == 15
     assert text.count("data:image/png;base64,") == 5  # two curves, confusion, map, similarity
     assert "<h1>demo/first</h1>" in text and "−" not in text.split("All numbers")[1].split("Training")[0]
-    for part in ("0.812", "n 16", "1 folds", "one clip is short", "batch_size: 8", "The sound of {label}", "recall"):
+    for part in (
+        "0.812",
+        "n 16",
+        "by fold: fold1",
+        "one clip is short",
+        "batch_size: 8",
+        "The sound of {label}",
+        "recall",
+    ):
         assert part in text or part.capitalize() in text, part
 
 
@@ -201,3 +210,23 @@ def test_a_large_set_of_many_labels_gives_a_small_page(tmp_path, page, monkeypat
     assert text.count('<div class="bar">') == 40 and "487 labels between them are left out" in text
     assert "60 clips, drawn by chance, of 4,000 clips" in text and "20 most frequent of 527 labels" in text
     assert "most often mixed up" in text and len(text) < 5e6
+
+
+@pytest.mark.parametrize(
+    "value, text", [(0.73125, "0.731"), (1.0, "1.000"), (5.0, "5.00"), (29.66, "29.7"), (12_345.6, "12,345.6")]
+)
+def test_numbers_have_as_many_digits_as_they_need(value, text):
+    assert shown(value) == text and signed(value) == f"+{text}" and signed(-value) == f"-{text}"
+
+
+def test_each_answer_stands_beside_its_run(tmp_path, shards, page):
+    one, two = make_run(tmp_path / "one", shards, wrong=0), make_run(tmp_path / "two", shards, wrong=1)
+
+    def answers():
+        found = re.findall(r'<div class="clip">(.*?)</div>\s*</div>', page(one, two), re.DOTALL)
+        lines = re.findall(r">([AB])</span> (?:<[^>]*>)*(right|heard as)", found[0])
+        return lines
+
+    assert answers() == [("A", "right"), ("B", "heard as")]
+    write_results(one / "results.json", read_results(one / "results.json")[1:])  # the first run lost its answers
+    assert answers() == [("B", "heard as")]

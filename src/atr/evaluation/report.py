@@ -87,12 +87,17 @@ def list_length(sets: int) -> int:
 
 def number(value: float) -> str:
     """A metric as the page shows it."""
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
+    return f"{value:,.{_digits(value)}f}"
 
 
 def signed(value: float) -> str:
     """A difference of metrics."""
-    return f"{value:+.3f}" if abs(value) < 10 else f"{value:+,.1f}"
+    return f"{value:+,.{_digits(value)}f}"
+
+
+def _digits(value: float) -> int:
+    """Behind the point: shares need three, ranks and scores fewer."""
+    return 3 if abs(value) <= 1 else 2 if abs(value) < 10 else 1
 
 
 def curves(runs: Sequence[Run]) -> list[tuple[str, str]]:
