@@ -4,20 +4,17 @@ from pathlib import Path
 
 import numpy as np
 
-from atr.evaluation.bootstrap import Measured
+from atr.evaluation import bootstrap
+from atr.evaluation.bootstrap import Measured, ratio
 from atr.evaluation.record import FILE, Protocol, Result, write_results
 from atr.evaluation.saved import FOLDER, SavedSet, write_saved
 from atr.evaluation.sets import read_set
 
-DRAWS = 400
-
 
 def measured(metric: str, per_clip: np.ndarray) -> Measured:
-    """The mean over clips with its bootstrap; equal numbers of clips draw the same clips."""
-    draws = np.random.default_rng(0).integers(len(per_clip), size=(DRAWS, len(per_clip)))
-    replicates = per_clip[draws].mean(axis=1)
-    low, high = np.percentile(replicates, [2.5, 97.5])
-    return Measured(metric, float(per_clip.mean()), float(low), float(high), len(per_clip), replicates)
+    """The mean over clips with its bootstrap."""
+    n = len(per_clip)
+    return bootstrap.measured(metric, per_clip.mean(), n, bootstrap.replicate(n, ratio(per_clip, np.ones(n)))[0])
 
 
 def result(per_clip: np.ndarray, task: str = "zero-shot", metric: str = "accuracy", **protocol: object) -> Result:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from atr.errors import DataError
+from atr.evaluation.bootstrap import DRAWS
 from atr.evaluation.compare import by_task, compare, differences, print_differences
 from atr.evaluation.record import write_results
-from tests.evaluation.made import DRAWS, result
+from tests.evaluation.made import result
 
 CLIPS = 60
 RIGHT = (np.random.default_rng(1).random(CLIPS) < 0.5).astype(float)

@@ -109,6 +109,13 @@ def test_sound_that_is_gone_is_said_and_another_run_may_have_it(shards, tmp_path
     assert "kept no embeddings" in str(sounds([], ids[:1], lambda: None)[ids[0]])
 
 
+@pytest.mark.parametrize("place", ["pipe:touch {}", "https://example.org/0.tar", "file://{}"])
+def test_a_file_of_embeddings_starts_no_command_and_no_download(tmp_path, place):
+    ran = tmp_path / "ran"
+    found = sounds([saved(places=(place.format(ran),))], ["x"], lambda: None)
+    assert "is remote; copy its shards or its manifest to this machine first" in str(found["x"]) and not ran.exists()
+
+
 def test_a_sound_that_cannot_be_decoded_is_named(tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a.wav").write_bytes(b"no sound")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from atr.errors import DataError
+from atr.evaluation.bootstrap import DRAWS
 from atr.evaluation.record import FILE, json_rows, read_results, to_json, write_results
 from tests.evaluation.made import measured, result
 
@@ -42,7 +43,7 @@ def test_each_row_stands_for_itself():
     assert {"task", "dataset", "fold", "metric", "value", "low", "high", "n", "windows", "ties", "checkpoint"} <= set(
         row
     )
-    assert row["n"] == 30 and row["value"] == VALUES.mean() and len(row["replicates"]) == 400
+    assert row["n"] == 30 and row["value"] == VALUES.mean() and len(row["replicates"]) == DRAWS
 
 
 @pytest.mark.parametrize("field", ["value", "low", "high"])

@@ -11,6 +11,7 @@ import soundfile
 import soxr
 
 from atr.collection import Item
+from atr.datasets.places import on_this_machine
 from atr.errors import AtrError, DataError
 from atr.evaluation.saved import SavedSet
 from atr.evaluation.sets import read_set
@@ -63,7 +64,7 @@ def sounds(saved: Sequence[SavedSet], ids: Sequence[str], on_clip: Callable[[], 
     reason = "the run kept no embeddings, which say where its sound lies"
     for places in dict.fromkeys(tuple(one.places) for one in saved):
         try:
-            found = read_set(places).items
+            found = read_set([on_this_machine(place) for place in places]).items  # no URL or command of a file is run
         except AtrError as error:
             reason = str(error)
         else:

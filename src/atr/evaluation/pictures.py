@@ -69,10 +69,16 @@ def confusion(labels: Sequence[str], counts: np.ndarray) -> bytes:
     Args:
         counts: int64 `(C, C)`.
     """
-    size = min(14.0, 1.8 + 0.36 * len(labels))
+    size = min(14.0, 1.8 + 0.36 * len(labels)) if len(labels) <= NAMED else 6.5
 
     def paint(figure: Figure, axes: Axes) -> None:
-        axes.imshow(counts / np.maximum(1, counts.sum(axis=1, keepdims=True)), cmap="Blues", vmin=0, vmax=1)
+        axes.imshow(
+            counts / np.maximum(1, counts.sum(axis=1, keepdims=True)),
+            cmap="Blues",
+            vmin=0,
+            vmax=1,
+            interpolation="nearest",
+        )
         if len(labels) <= NAMED:
             names = [plain(label) for label in labels]
             axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")

@@ -49,7 +49,7 @@ def write_report(runs: Sequence[Path], out: Path, progress: bool = True) -> Path
     found = read_runs(runs)
     rows = tables(found)
     names = list(dict.fromkeys(one.dataset for one in rows))
-    most = max(FEWEST, min(PLAYERS, PAGE_PLAYERS // (2 * max(1, len(names)))))
+    most = list_length(len(names))
     sections = [make_section(name, [t for t in rows if t.dataset == name], found, most, progress) for name in names]
     environment = Environment(
         loader=PackageLoader("atr.evaluation", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -80,14 +80,24 @@ def write_report(runs: Sequence[Path], out: Path, progress: bool = True) -> Path
     return out
 
 
+def list_length(sets: int) -> int:
+    """How many clips each of a set's two lists shows, on a page about so many sets."""
+    return max(FEWEST, min(PLAYERS, PAGE_PLAYERS // (2 * max(1, sets))))
+
+
 def number(value: float) -> str:
     """A metric as the page shows it."""
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
+    return f"{value:,.{_digits(value)}f}"
 
 
 def signed(value: float) -> str:
     """A difference of metrics."""
-    return f"{value:+.3f}" if abs(value) < 10 else f"{value:+,.1f}"
+    return f"{value:+,.{_digits(value)}f}"
+
+
+def _digits(value: float) -> int:
+    """Behind the point: shares need three, ranks and scores fewer."""
+    return 3 if abs(value) <= 1 else 2 if abs(value) < 10 else 1
 
 
 def curves(runs: Sequence[Run]) -> list[tuple[str, str]]:
