@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import average_precision_score
 
 from atr.evaluation import judge as module
@@ -17,7 +18,7 @@ def judged(task, labels, cosine, folds=None):
     if folds is not None:
         clips.folds[:] = folds
     about = {"dataset": "set", "prompts": "own", "templates": ["{label}"], "windows": "mean", "progress": False}
-    return judge(task, ask(task, clips), cosine, **about)
+    return judge(task, ask(task, clips), torch.zeros(len(cosine), 2), cosine, **about)
 
 
 def random_task(clips, count, several=False):

@@ -192,7 +192,7 @@ def test_a_large_set_of_many_labels_gives_a_small_page(tmp_path, page, monkeypat
         "labels": names, "confusion": rng.integers(3, size=(527, 527)).tolist(),
         "per_class": {name: float(rng.random()) for name in names},
         "answers": [
-            {"id": clip, "label": label, "answer": names[j], "cosine_label": 0.0, "cosine_answer": float(clip < "0024")}
+            {"id": clip, "label": label, "answer": names[j], "score_label": 0.0, "score_answer": float(clip < "0024")}
             for clip, label, j in zip(ids, labels, answers, strict=True)
         ],
     }  # fmt: skip

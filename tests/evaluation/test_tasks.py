@@ -26,7 +26,17 @@ def clips_of(labels):
     items = [Item(f"clip{number}", lambda: None, 0) for number in range(len(labels))]
     blank = [[] for _ in labels]
     return EvaluationSet(
-        "set", items, blank, labels, [""] * len(labels), ["all"] * len(labels), [], [], [*range(len(labels))]
+        "set",
+        items,
+        blank,
+        labels,
+        [""] * len(labels),
+        ["all"] * len(labels),
+        [""] * len(labels),
+        [],
+        [],
+        [],
+        [*range(len(labels))],
     )
 
 

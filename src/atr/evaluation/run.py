@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from atr.evaluation.files import read_relevance
 from atr.evaluation.judge import TaskResult
 from atr.evaluation.record import FILE, POOLED, Protocol, Result, write_results
 from atr.evaluation.retrieval import measure_retrieval
-from atr.evaluation.saved import FOLDER, SavedSet, write_saved
+from atr.evaluation.saved import FOLDER, SavedSet, file_of, write_saved
 from atr.evaluation.sets import EncodedSet
 from atr.inference import AudioTextModel
 from atr.pipeline.ledger import list_bad
@@ -171,10 +170,5 @@ def write_evaluated(folder: Path, done: Evaluated) -> None:
     except OSError as error:
         raise DataError(f"{folder}: cannot be made ({error.strerror or error})") from error
     for name, saved in done.saved.items():
-        write_saved(folder / FOLDER / file_name(name), saved)
+        write_saved(folder / FOLDER / file_of(name), saved)
     write_results(folder / FILE, done.results)
-
-
-def file_name(dataset: str) -> str:
-    """The file of a set's embeddings, within one folder whatever the set is called."""
-    return re.sub(r"[^\w.+-]", "_", dataset).lstrip(".") + ".npz"

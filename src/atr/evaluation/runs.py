@@ -7,7 +7,7 @@ from pathlib import Path
 
 from atr.errors import DataError, UsageError
 from atr.evaluation.record import FILE, Result, read_results
-from atr.evaluation.saved import FOLDER, SavedSet, read_saved
+from atr.evaluation.saved import FOLDER, SavedSet, file_of, read_saved
 
 CURVES = "metrics.csv"
 DESCRIBING = ("config.yaml", "environment.json")
@@ -77,11 +77,11 @@ def _read_run(path: Path, letter: str) -> Run:
             f"{folder} holds neither {FILE} nor {CURVES}, so it is no run; `atr train` makes one, and "
             f"`atr eval CHECKPOINT --out {folder}` writes {FILE} there"
         )
-    embeddings = {one.stem: one for one in sorted((folder / FOLDER).glob("*.npz"))}
     texts = {name: _text(folder / name) for name in DESCRIBING if (folder / name).is_file()}
     found = read_results(results) if results.is_file() else []
     missing = [] if results.is_file() else [f"no {FILE}: the run was not evaluated (yet); `atr eval` does that"]
     datasets = dict.fromkeys(one.protocol.dataset for one in found)
+    embeddings = {name: file for name in datasets if (file := folder / FOLDER / file_of(name)).is_file()}
     without = [name for name in datasets if name not in embeddings]
     if without:
         missing.append(f"no {FOLDER}/*.npz for {', '.join(without)}: no map, no similarities, no sound of it")

@@ -1,6 +1,7 @@
 """An encoded set as a file: what retrieval can be measured from again, and what a report draws."""
 
 import json
+import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -34,6 +35,11 @@ class SavedSet:
     titles: Sequence[str]
     folds: Sequence[str]
     places: Sequence[str]
+
+
+def file_of(dataset: str) -> str:
+    """The name of a set's file, one within a folder whatever the set is called."""
+    return re.sub(r"[^\w.+-]", "_", dataset).lstrip(".") + ".npz"
 
 
 def write_saved(path: Path, saved: SavedSet) -> None:
