@@ -84,9 +84,10 @@ def confusion(cosine: np.ndarray, carried: np.ndarray) -> np.ndarray:
 
     The answer is the most similar label, the first one at a tie. A clip of several labels stands in several rows.
     """
-    answered = np.zeros(cosine.shape, np.int64)
-    answered[np.arange(len(cosine)), cosine.argmax(axis=1)] = 1
-    return carried.T.astype(np.int64) @ answered
+    clip, label = np.nonzero(carried)
+    counts = np.zeros((cosine.shape[1], cosine.shape[1]), np.int64)
+    np.add.at(counts, (label, cosine.argmax(axis=1)[clip]), 1)
+    return counts
 
 
 def per_class(values: np.ndarray, carried: np.ndarray) -> np.ndarray:
@@ -115,6 +116,10 @@ def precision_draws(
 ) -> np.ndarray:
     """`average_precisions` of resamples of the clips, of which each label's clips are sorted once: `(R, C)`.
 
+    The copies of a clip do not count as found before or beside each other: as they are equally similar, each would
+    raise the precision of the others, and the mean over resamples would lie above the clips' own number (where that is
+    0.026, as for 527 labels guessed almost at random, at 0.029).
+
     Args:
         cosine: `(N, C)`. carried: bool `(N, C)`.
         counts: int `(R, N)`: how often each clip stands in each resample.
@@ -139,9 +144,11 @@ def _precision(scores: np.ndarray, carried: np.ndarray, drawn: np.ndarray) -> np
     own = np.flatnonzero(carried[order])
     group = np.searchsorted(ends, own)  # of each clip that carries the label
     first = np.flatnonzero(np.diff(group, prepend=-1))  # of those clips, the first of its group
+    number = np.cumsum(np.diff(group, prepend=-1) > 0) - 1  # of its group among theirs
     last = ends[group[first]]
+    copies = drawn[order[own]]
     clips = np.add.reduceat(drawn[order[: last[-1] + 1]], [0, *(last[:-1] + 1)], axis=0)
-    hits = np.add.reduceat(drawn[order[own]], first, axis=0)
-    above, found = clips.cumsum(axis=0, dtype=np.int64), hits.cumsum(axis=0, dtype=np.int64)
+    above = clips.cumsum(axis=0)[number] - copies + 1
+    found = np.add.reduceat(copies, first, axis=0).cumsum(axis=0)[number] - copies + 1
     with np.errstate(invalid="ignore"):
-        return (hits * (found / np.maximum(above, 1))).sum(axis=0) / found[-1]
+        return (copies * (found / above)).sum(axis=0) / copies.sum(axis=0)
