@@ -34,11 +34,18 @@ def test_train_evaluate_classify(tmp_path, shards):
     assert (run_dir / "metrics.json").is_file() and (run_dir / "report" / "index.html").is_file()
 
     checkpoint = run_dir / "checkpoints" / "last.ckpt"
-    evaluated = run("eval", checkpoint, "--json", "--report", tmp_path / "again", cwd=tmp_path)
-    assert evaluated.returncode == 0, evaluated.stderr
     numbers = json.loads((run_dir / "metrics.json").read_text())
-    assert json.loads(evaluated.stdout) == pytest.approx(numbers, abs=1e-6)
-    assert (tmp_path / "again" / "report" / "index.html").is_file()
+    for verb, prefix in (("retrieval", "retrieval"), ("zero-shot", "zero_shot")):  # on the run's own test set
+        evaluated = run("eval", verb, checkpoint, "--json", "--out", tmp_path / verb, cwd=tmp_path)
+        assert evaluated.returncode == 0, evaluated.stderr
+        assert evaluated.stdout == (tmp_path / verb / "results.json").read_text()
+        rows = [row for one in json.loads(evaluated.stdout)["results"] for row in one["rows"]]
+        found = {f"{prefix}/{row['metric']}": row["value"] for row in rows}
+        assert found == pytest.approx({name: numbers[name] for name in found}, abs=1e-6) and len(found) >= 1
+    drawn = run("report", run_dir, tmp_path / "retrieval", "--out", tmp_path / "both.html", cwd=tmp_path)
+    assert drawn.returncode == 0, drawn.stderr
+    compared = run("eval", "--compare", run_dir / "results.json", tmp_path / "retrieval" / "results.json", cwd=tmp_path)
+    assert compared.returncode == 0 and "0 of 14 differences exceed the noise" in compared.stdout, compared.stdout
 
     soundfile.write(tmp_path / "x.wav", tone(300), 16_000)
     answered = run("classify", checkpoint, "x.wav", "--labels", "low note, high note", "--json", cwd=tmp_path)
@@ -47,9 +54,10 @@ def test_train_evaluate_classify(tmp_path, shards):
 
 
 def test_the_table_and_prompts_of_eval(checkpoint, tiny):
-    result = CliRunner().invoke(app, ["eval", str(checkpoint), "--data", str(tiny.shards), "--template", "a {label}"])
+    arguments = ["eval", "zero-shot", str(checkpoint), str(tiny.shards), "--template", "a {label}"]
+    result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0 and "'a {label}'" in result.stdout.replace("\n", "")
-    wrong = run("eval", checkpoint, "--template", "a label")
+    wrong = run("eval", "zero-shot", checkpoint, "--template", "a label")
     assert wrong.returncode == 2 and "has no {label} in it" in wrong.stderr
 
 
@@ -64,7 +72,7 @@ def test_exit_statuses(checkpoint, tmp_path, capsys, monkeypatch):
         ),
         (["train", "experiment=atr_pretrain", "init=null", "data=basic"], 1, "audiocaps/train does not exist"),
         (["train", "data.train=[data/esc10/fold9]"], 1, "fold9 does not exist"),
-        (["eval", "nothing.ckpt"], 1, "nothing.ckpt is not there"),
+        (["eval", "retrieval", "nothing.ckpt"], 1, "nothing.ckpt is not there"),
         (["classify", checkpoint, "gone.wav"], 1, "gone.wav: no such file"),
         (["nonsense"], 2, "No such command"),
     ]

@@ -168,4 +168,5 @@ def flat(results: list[Result]) -> dict[str, float]:
         numbers |= {f"{prefix}{task}/{row.metric}": row.value for row in one.rows[POOLED]}
         counts = {key: value for key, value in about.settings.items() if isinstance(value, int | float)}
         numbers |= {f"{prefix}{task}/{key}": value for key, value in counts.items()}
+        numbers |= {f"{prefix}{task}/recall/{label}": value for label, value in one.shown.get("per_class", {}).items()}
     return numbers

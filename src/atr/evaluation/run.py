@@ -15,7 +15,7 @@ from atr.evaluation.encode import encode_texts
 from atr.evaluation.files import read_relevance
 from atr.evaluation.judge import TaskResult
 from atr.evaluation.record import FILE, POOLED, Protocol, Result, write_results
-from atr.evaluation.retrieval import measure_retrieval
+from atr.evaluation.retrieval import Pair, measure_retrieval
 from atr.evaluation.saved import FOLDER, SavedSet, file_of, write_saved
 from atr.evaluation.sets import EncodedSet
 from atr.inference import AudioTextModel
@@ -70,20 +70,27 @@ def retrieval_of(subject: Subject, encoded: EncodedSet, relevance: Path | None =
     text = encode_texts(subject.model.clap, captions, subject.model.device)
     pairs = read_relevance(relevance, captions, encoded.clips.ids) if relevance else None
     rows = measure_retrieval(encoded.audio, text, owner, encoded.clips.ids, pairs)
-    settings = counts(len(encoded.audio), owner) | ({"relevance": relevance.name} if relevance else {})
+    settings = counts(len(encoded.audio), owner, pairs) | ({"relevance": relevance.name} if relevance else {})
     protocol = subject.protocol("retrieval", encoded, settings=settings)
     return Evaluated(
         [Result(protocol, {POOLED: rows}, {}, remarks(encoded))], {encoded.clips.name: saved_set(encoded, text)}
     )
 
 
-def counts(clips: int, owner: torch.Tensor) -> dict[str, Any]:
-    """How many queries and candidates each direction of retrieval has; `owner` is the clip of each caption."""
-    captions, queries = len(owner), len(owner.unique())
-    return {
-        "captions": captions, "t2a/queries": captions, "t2a/candidates": clips, "a2t/queries": queries,
-        "a2t/candidates": captions,
+def counts(clips: int, owner: torch.Tensor, pairs: Sequence[Pair] | None) -> dict[str, int]:
+    """How many queries and candidates each direction of retrieval has.
+
+    Args:
+        owner: the clip of each caption.
+        pairs: captions and clips of a table of relevant pairs.
+    """
+    captions = len(owner)
+    found = {
+        "t2a/queries": captions, "t2a/candidates": clips, "a2t/queries": len(owner.unique()), "a2t/candidates": captions,
     }  # fmt: skip
+    if pairs is not None:
+        found |= {"t2a_multi/queries": len({caption for caption, _ in pairs}), "t2a_multi/candidates": clips}
+    return found
 
 
 def classification_of(subject: Subject, found: TaskResult, name: str) -> Result:

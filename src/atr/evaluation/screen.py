@@ -9,27 +9,22 @@ from atr.evaluation.bootstrap import Measured
 from atr.evaluation.record import POOLED, Result
 
 SHORT = 12  # digits of a hash
-DIRECTIONS = (("t2a", "text → audio"), ("a2t", "audio → text"))
-RECALLS = ("R@1", "R@5", "R@10", "R@50", "mAP@10")
+DIRECTIONS = {"t2a": "text → audio", "a2t": "audio → text", "t2a_multi": "text → audio, several relevant"}
+PLACES = ("median_rank", "mean_rank")
 
 
 def print_results(results: Sequence[Result]) -> None:
-    """The numbers, and what they depend on."""
+    """The numbers with their 95 % intervals, and what they depend on."""
     console = Console()
     for result in results:
         if result.protocol.task == "retrieval":
             _retrieval(console, result)
+        elif list(result.rows) == [POOLED]:
+            _line(console, result)
         else:
-            _others(console, result)
-        about = result.protocol
-        lines = [
-            f"{about.clips} clips of {about.dataset} (manifest {about.manifest_sha256[:SHORT]}), "
-            f"windows {about.windows}, weights {about.checkpoint_sha256[:SHORT]}"
-        ]
-        if about.templates:
-            lines.append("prompt " + " · ".join(map(repr, about.templates)))
-        for line in [*lines, *result.remarks]:
-            console.print(line, highlight=False, markup=False, style="dim" if line in lines else "")
+            _folds(console, result)
+        for line in [*about(result), *result.remarks]:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def interval(one: Measured, digits: int = 3) -> str:
@@ -37,23 +32,50 @@ def interval(one: Measured, digits: int = 3) -> str:
     return f"{one.value:.{digits}f} ({one.low:.{digits}f}–{one.high:.{digits}f})"
 
 
+def about(result: Result) -> list[str]:
+    """The protocol in short."""
+    protocol, settings = result.protocol, result.protocol.settings
+    lines = [
+        f"  {protocol.dataset}: {protocol.clips} clips, manifest {protocol.manifest_sha256[:SHORT]}, "
+        f"weights {protocol.checkpoint_sha256[:SHORT]}"
+    ]
+    if protocol.windows:
+        lines[0] += f", windows {protocol.windows}"
+    if protocol.templates:
+        prompts = " · ".join(map(repr, protocol.templates))
+        lines.append(f"  {settings['labels']} labels, chance {settings['chance']:.3f}, prompt {prompts}")
+    return lines
+
+
 def _retrieval(console: Console, result: Result) -> None:
     numbers = {one.metric: one for one in result.rows[POOLED]}
-    table = Table(title=f"retrieval   {result.protocol.dataset}", title_justify="left")
-    for column in ("", *RECALLS, "median rank"):
-        table.add_column(column, justify="left" if not column else "right")
-    for name, title in DIRECTIONS:
-        cells = [interval(numbers[f"{name}/{key}"]) for key in RECALLS if f"{name}/{key}" in numbers]
-        candidates = result.protocol.settings[f"{name}/candidates"]
-        table.add_row(title, *cells, f"{numbers[f'{name}/median_rank'].value:.0f} of {candidates}")
+    directions = [name for name in DIRECTIONS if f"{name}/R@1" in numbers]
+    metrics = list(dict.fromkeys(name.partition("/")[2] for name in numbers))
+    console.print(f"retrieval   {result.protocol.dataset}", highlight=False, markup=False)
+    table = Table("", *(DIRECTIONS[name] for name in directions))
+    for metric in metrics:
+        cells = [
+            interval(numbers[f"{name}/{metric}"], 1 if metric in PLACES else 3) if f"{name}/{metric}" in numbers else ""
+            for name in directions
+        ]
+        table.add_row(metric.replace("_", " "), *cells)
+    counts = [
+        f"{result.protocol.settings[f'{name}/queries']} for {result.protocol.settings[f'{name}/candidates']}"
+        for name in directions
+    ]
+    table.add_row("queries for candidates", *counts)
     console.print(table)
 
 
-def _others(console: Console, result: Result) -> None:
-    table = Table(title=f"{result.protocol.task}   {result.protocol.dataset}", title_justify="left")
+def _line(console: Console, result: Result) -> None:
+    numbers = ", ".join(f"{one.metric} {interval(one)}" for one in result.rows[POOLED])
+    console.print(f"{result.protocol.task:<11} {numbers}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _folds(console: Console, result: Result) -> None:
     metrics = list(dict.fromkeys(one.metric for measured in result.rows.values() for one in measured))
-    for column in ("", *metrics, "n"):
-        table.add_column(column, justify="left" if not column else "right")
+    console.print(f"{result.protocol.task:<11} {result.protocol.dataset}", highlight=False, markup=False)
+    table = Table("", *metrics, "n")
     for fold, measured in result.rows.items():
         numbers = {one.metric: one for one in measured}
         cells = [interval(numbers[name]) if name in numbers else "" for name in metrics]

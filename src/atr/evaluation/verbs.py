@@ -71,7 +71,7 @@ def retrieve_embeddings(path: Path, relevance: Path | None = None) -> Evaluated:
     rows = measure_retrieval(audio, text, owner, ids, pairs)
     protocol = Protocol(
         "retrieval", path.stem, digest(owner, ids), len(audio), str(path), digest(audio, text),
-        settings=counts(len(audio), owner), versions=environment(),
+        settings=counts(len(audio), owner, pairs), versions=environment(),
     )  # fmt: skip
     return Evaluated([Result(protocol, {POOLED: rows})])
 
