@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -122,26 +123,25 @@ def _interval(a: Measured, b: Measured, paired: bool) -> tuple[float, float, flo
 
 
 def print_differences(found: Sequence[Difference], a: Path, b: Path) -> None:
-    """A table on the screen, and what else differs between the two."""
+    """A table for each set and fold on the screen, and what else differs between the two."""
     console = Console()
-    table = Table(title=f"A  {a}\nB  {b}", title_justify="left")
-    for column in ("", "metric", "A", "B", "B - A", "95 % interval", "p", ""):
-        table.add_column(column, justify="left" if column in ("", "metric") else "right")
-    for one in found:
-        interval = f"{one.low:+.4f} … {one.high:+.4f}"
-        verdict = ("B is higher" if one.b > one.a else "B is lower") if one.exceeds_noise else "within the noise"
-        where = f"{one.task} {one.dataset} {one.fold}"
-        verdict += "" if one.paired else " (other clips: not paired)"
-        table.add_row(
-            where, one.metric, f"{one.a:.4f}", f"{one.b:.4f}", f"{one.b - one.a:+.4f}", interval, f"{one.p:.3f}",
-            verdict,
-        )  # fmt: skip
-    console.print(table)
-    lines = [f"{one.task} {one.dataset}: not the same protocol: {one.protocol}" for one in found if one.protocol]
-    for line in dict.fromkeys(lines):
-        console.print(line, highlight=False, markup=False)
-    console.print(
-        f"{sum(one.exceeds_noise for one in found)} of {len(found)} differences exceed the noise of these clips; with "
-        "many numbers one in twenty does by chance. Other seeds of training are noise that is not in here.",
-        highlight=False,
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    say(f"A  {a}\nB  {b}")
+    for (task, dataset, fold), group in groupby(found, key=lambda one: (one.task, one.dataset, one.fold)):
+        rows = list(group)
+        say(f"{task}  {dataset}  {fold}" + ("" if rows[0].paired else "  (not the same clips: not paired)"))
+        table = Table("", "A", "B", "B - A (95 % interval)", "p", "")
+        for one in rows:
+            verdict = ("higher" if one.b > one.a else "lower") if one.exceeds_noise else "noise"
+            difference = f"{one.b - one.a:+.3f} ({one.low:+.3f} to {one.high:+.3f})"
+            table.add_row(one.metric, f"{one.a:.3f}", f"{one.b:.3f}", difference, f"{one.p:.3f}", verdict)
+        console.print(table)
+    for line in dict.fromkeys(f"{one.task} {one.dataset}: {one.protocol}" for one in found if one.protocol):
+        say(f"not the same protocol: {line}")
+    say(
+        f"{sum(one.exceeds_noise for one in found)} of {len(found)} differences exceed the noise of these clips; of "
+        "many numbers one in twenty does by chance.\nOther seeds of training are noise that is not in here."
     )

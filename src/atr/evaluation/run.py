@@ -86,7 +86,8 @@ def counts(clips: int, owner: torch.Tensor, pairs: Sequence[Pair] | None) -> dic
     """
     captions = len(owner)
     found = {
-        "t2a/queries": captions, "t2a/candidates": clips, "a2t/queries": len(owner.unique()), "a2t/candidates": captions,
+        "t2a/queries": captions, "t2a/candidates": clips,
+        "a2t/queries": len(owner.unique()), "a2t/candidates": captions,
     }  # fmt: skip
     if pairs is not None:
         found |= {"t2a_multi/queries": len({caption for caption, _ in pairs}), "t2a_multi/candidates": clips}
