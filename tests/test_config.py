@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from atr.config import compose_config, conf_dir, demo_dir, missing
 from atr.errors import UsageError
-from atr.evaluation.run import evaluate_checkpoint
+from atr.evaluation.verbs import retrieve
 from atr.experiment import build_data, train
 from atr.shards.write import write_shards
 from tests.conftest import ROOT, TINY, make_clips
@@ -173,9 +173,9 @@ def test_a_run_on_the_basic_preset_scores_each_corpus(tmp_path, monkeypatch):
     assert {"train/audiocaps/loss", "train/clotho/loss", "validation/audiocaps/retrieval/t2a/R@1",
             "validation/clotho/retrieval/t2a/mAP@10", "validation/retrieval/t2a/mAP@10"} <= set(columns)  # fmt: skip
     page = (tmp_path / "run" / "report" / "index.html").read_text()
-    assert "<td>clotho text → audio</td>" in page and "<td>all together audio → text</td>" in page
-    again = evaluate_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")  # the run's own test corpora
-    assert {name: scores.clips for name, scores in again.by_corpus.items()} == {"audiocaps": 5, "clotho": 3}
+    assert "<h2>clotho" in page and "<h2>all together" in page
+    again = retrieve(tmp_path / "run" / "checkpoints" / "last.ckpt")  # the run's own test corpora
+    assert {one.protocol.dataset: one.protocol.clips for one in again.results} == {"audiocaps": 5, "clotho": 3}
 
 
 def test_several_corpora_by_name_take_the_place_of_a_list():

@@ -10,7 +10,7 @@ import torch
 from atr.checkpoint import read_checkpoint
 from atr.config import compose_config
 from atr.errors import CheckpointError
-from atr.evaluation.run import evaluate_checkpoint
+from atr.evaluation.verbs import classify, retrieve
 from atr.experiment import train
 from atr.initialise import initial_model, line
 from atr.interop import released
@@ -144,8 +144,9 @@ def test_a_run_trains_from_a_released_model_and_says_so(plain, tiny, shards, cap
 
 
 def test_a_released_model_is_evaluated_on_shards(plain, shards):
-    scores = evaluate_checkpoint(plain / "hf", [str(shards)]).scores
-    assert scores.retrieval["t2a/candidates"] == 16 and scores.zero_shot.clips == 16
+    found = retrieve(plain / "hf", [str(shards)]).results[0]
+    assert found.protocol.settings["t2a/candidates"] == 16
+    assert classify(plain / "hf", [str(shards)]).results[0].protocol.clips == 16
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ def config_of(checkpoint: str | Path) -> DictConfig:
     return cfg
 
 
-def test_sets(cfg: DictConfig, name: str = "") -> dict[str, EvaluationSet]:
+def sets_of_run(cfg: DictConfig, name: str = "") -> dict[str, EvaluationSet]:
     """The test sets of a run by corpus.
 
     Args:
@@ -84,7 +84,7 @@ def evaluate_own(subject: Subject, cfg: DictConfig) -> Evaluated:
     """
     encoded = {
         name: encode_set(subject.model, clips, cfg.evaluation.windows, cfg.bad_samples)
-        for name, clips in test_sets(cfg, subject.checkpoint).items()
+        for name, clips in sets_of_run(cfg, subject.checkpoint).items()
     }
     if len(encoded) > 1:
         encoded[TOGETHER] = together(encoded)

@@ -12,7 +12,7 @@ from atr.evaluation.few_shot import SHOTS
 from atr.evaluation.few_shot import few_shot as few_shots
 from atr.evaluation.files import read_embeddings, read_relevance
 from atr.evaluation.judge import TaskResult
-from atr.evaluation.own import config_of, test_sets
+from atr.evaluation.own import config_of, sets_of_run
 from atr.evaluation.probe_sets import probe_folds, probe_sets
 from atr.evaluation.record import POOLED, Protocol, Result
 from atr.evaluation.retrieval import measure_retrieval
@@ -137,7 +137,7 @@ def sets_of(checkpoint: str | Path, places: Sequence[str]) -> list[EvaluationSet
     """Each place as a set, or the corpora of the run's own test set."""
     if places:
         return [read_set([place], set_name([place])) for place in places]
-    return list(test_sets(config_of(checkpoint), str(checkpoint)).values())
+    return list(sets_of_run(config_of(checkpoint), str(checkpoint)).values())
 
 
 def probe(
