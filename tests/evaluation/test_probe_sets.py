@@ -19,8 +19,8 @@ def over_folds(one: EncodedSet) -> Result:
     return probe_folds(one, "model.ckpt", "0" * 64)
 
 
-def train_and_test(**changes: object) -> tuple[EncodedSet, EncodedSet]:
-    (train, number), (test, truth) = blobs(60), blobs(40, seed=1)
+def train_and_test(noise: float = 0.3, **changes: object) -> tuple[EncodedSet, EncodedSet]:
+    (train, number), (test, truth) = blobs(60, noise=noise), blobs(40, noise=noise, seed=1)
     return encoded(train, names(number), name="train"), encoded(test, names(truth), name="test", **changes)
 
 
@@ -37,11 +37,11 @@ def recordings(count: int = 40, clips: int = 5, folds: int = 4) -> EncodedSet:
 
 
 def test_one_set_learnt_from_and_another_asked_about() -> None:
-    train, test = train_and_test(folds=["fold1", "fold2"] * 20)
+    train, test = train_and_test(noise=0.6, folds=["fold1", "fold2"] * 20)
     result = of(train, test)
     accuracy, answers = result.value("accuracy"), result.shown["answers"]
     assert accuracy == pytest.approx(np.mean([true == said for _, true, said in answers]))
-    assert accuracy > 0.8
+    assert 0.5 < accuracy < 1
     assert [name for name, _, _ in answers] == test.clips.ids
     assert result.rows[POOLED][0].low < accuracy < result.rows[POOLED][0].high
     assert accuracy == pytest.approx((result.value("accuracy", "fold1") + result.value("accuracy", "fold2")) / 2)
@@ -123,7 +123,7 @@ def test_clips_of_several_labels_give_map() -> None:
 
     result = of(encoded(train, both(number), name="train"), encoded(test, both(truth), name="test"))
     assert result.shown["labels"] == ["a", "b", "c", "odd"] and "confusion" not in result.shown
-    each = [one["average_precision"] for one in result.shown["per_class"].values()]
+    each = [one["value"] for one in result.shown["per_class"].values()]
     assert result.value("mAP") == pytest.approx(np.mean(each))
     assert min(each[:3]) > 0.8 > 0.7 > each[3]  # odd stands anywhere
     folds = [f"fold{row // 20}" for row in range(60)]

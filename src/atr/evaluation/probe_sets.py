@@ -6,8 +6,7 @@ import numpy as np
 
 from atr.errors import DataError
 from atr.evaluation import probe
-from atr.evaluation.answers import accuracy, mean_average_precision, mean_of, tables, tables_of_several
-from atr.evaluation.bootstrap import Measured
+from atr.evaluation.answers import MEAN, measure, tables
 from atr.evaluation.labelled import (
     EMBEDDINGS,
     Labelled,
@@ -22,8 +21,6 @@ from atr.evaluation.labelled import (
 from atr.evaluation.probe import Probe, linear_probe
 from atr.evaluation.record import POOLED, Result
 from atr.evaluation.sets import EncodedSet
-
-MEAN = "mean over folds"
 
 
 def probe_sets(train: EncodedSet, test: EncodedSet, checkpoint: str, checkpoint_sha256: str) -> Result:
@@ -47,10 +44,7 @@ def probe_sets(train: EncodedSet, test: EncodedSet, checkpoint: str, checkpoint_
     kind, groups = _groups(learnt)
     fitted = linear_probe(learnt.audio, target_of(learnt.clips, labels), asked.audio, groups, several)
     target = target_of(asked.clips, labels)
-    rows = {POOLED: [_measure(target, fitted.scores, several)]}
-    folds = np.array(asked.clips.folds)
-    for fold in sorted(set(asked.clips.folds)) if len(set(asked.clips.folds)) > 1 else ():
-        rows[fold] = [_measure(target[folds == fold], fitted.scores[folds == fold], several)]
+    rows = measure(target, fitted.scores, asked.clips.folds, several)
     about = {"train": learnt.clips.name, "train_manifest_sha256": learnt.clips.manifest_sha256}
     settings = about | {"train_clips": len(learnt.clips)} | _settings(kind)
     shown = _shown(labels, asked, target, fitted.scores, several) | _choice({learnt.clips.name: fitted})
@@ -80,7 +74,7 @@ def probe_folds(encoded: EncodedSet, checkpoint: str, checkpoint_sha256: str) ->
     several = any(len(one) > 1 for one in clips.clips.labels)
     labels = sorted({label for one in clips.clips.labels for label in one})
     folds, target = np.array(clips.clips.folds), target_of(clips.clips, labels)
-    scores, rows, fits = np.zeros(target.shape), {}, {}
+    scores, fits = np.zeros(target.shape), {}
     remarks, kinds = [*clips.remarks, *shared_by_folds(clips)], set[str]()
     for name in names:
         labels_of_both(clips.of(np.flatnonzero(folds != name)), clips.of(np.flatnonzero(folds == name)))
@@ -90,11 +84,10 @@ def probe_folds(encoded: EncodedSet, checkpoint: str, checkpoint_sha256: str) ->
         kind, groups = _groups(learnt)
         fitted = linear_probe(learnt.audio, target[~out], clips.audio[out], groups, several)
         scores[out] = fitted.scores
-        rows[name] = [_measure(target[out], scores[out], several)]
         fits[name] = fitted
         kinds.add(kind)
         remarks += [f"{name}: {remark}" for remark in fitted.remarks]
-    rows = {POOLED: [_measure(target, scores, several)], MEAN: [mean_of([one[0] for one in rows.values()])]} | rows
+    rows = measure(target, scores, clips.clips.folds, several)
     settings = {"folds": names} | _settings(" and ".join(sorted(kinds)))
     shown = _shown(labels, clips, target, scores, several) | _choice(fits)
     return Result(protocol("probe", clips, checkpoint, checkpoint_sha256, settings), rows, shown, remarks)
@@ -120,21 +113,13 @@ def _groups(learnt: Labelled) -> tuple[str, list[str]]:
     return "clips", learnt.clips.ids
 
 
-def _measure(target: np.ndarray, scores: np.ndarray, several: bool) -> Measured:
-    if several:
-        return mean_average_precision(target, scores)
-    return accuracy(target.argmax(axis=1), scores.argmax(axis=1))
-
-
 def _shown(labels: list[str], asked: Labelled, target: np.ndarray, scores: np.ndarray, several: bool) -> dict[str, Any]:
+    shown = tables(labels, target, scores, several)
     if several:
-        return {"labels": labels} | tables_of_several(labels, target, scores)
+        return shown
     number, answer = target.argmax(axis=1), scores.argmax(axis=1)
-    answers = [
-        [name, labels[true], labels[said]]
-        for name, true, said in zip(asked.clips.ids, number, answer, strict=True)
-    ]  # fmt: skip
-    return {"labels": labels} | tables(labels, number, answer) | {"answers": answers}
+    rows = zip(asked.clips.ids, number, answer, strict=True)
+    return shown | {"answers": [[name, labels[true], labels[said]] for name, true, said in rows]}
 
 
 def _choice(fits: dict[str, Probe]) -> dict[str, Any]:
