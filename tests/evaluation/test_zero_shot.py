@@ -11,7 +11,7 @@ from atr.evaluation.zero_shot import (
     average_precisions,
     confusion,
     cosines,
-    expected_hits,
+    label_ranking,
     per_class,
     precision_draws,
     zero_shot,
@@ -68,14 +68,14 @@ def test_hits_are_expectations_over_the_orders_of_ties(k):
     carried = rng.random((60, 6)) < 0.35
     carried[~carried.any(axis=1), 0] = True
     expected = [brute_force_hits(*row, k) for row in zip(cosine, carried, strict=True)]
-    assert expected_hits(cosine, carried, k) == pytest.approx(expected, abs=1e-12)
-    assert expected_hits(cosine + 1e-6 * np.arange(6), carried, k) != pytest.approx(expected)  # a control
+    assert label_ranking(cosine, carried).recall(k) == pytest.approx(expected, abs=1e-12)
+    assert label_ranking(cosine + 1e-6 * np.arange(6), carried).recall(k) != pytest.approx(expected)  # a control
 
 
 def test_clips_of_several_labels():
     cosine = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.1], [0.3, 0.1, 0.2]])
     carried = np.array([[True, True, False], [False, False, True], [True, False, True]])
-    hits = expected_hits(cosine, carried, 1)
+    hits = label_ranking(cosine, carried).recall(1)
     assert hits.tolist() == [1.0, 0.0, 1.0]
     assert confusion(cosine, carried).tolist() == [[2, 0, 0], [1, 0, 0], [1, 1, 0]]
     assert per_class(hits, carried).tolist() == [1.0, 1.0, 0.5]
@@ -97,7 +97,17 @@ def test_average_precision_is_scikit_learns(levels):
     assert flipped != pytest.approx(expected, nan_ok=True)  # a control
 
 
-def test_draws_are_average_precisions_of_the_repeated_clips():
+def precision_without_copies(scores, carried, drawn):
+    """The mean over the drawn clips that carry the label: how many of those as similar do? Other clips only."""
+    precisions = []
+    for clip in drawn:
+        if carried[clip]:
+            others = [other for other in drawn if other != clip and scores[other] >= scores[clip]]
+            precisions.append((carried[others].sum() + 1) / (len(others) + 1))
+    return np.mean(precisions) if precisions else np.nan
+
+
+def test_draws_are_average_precisions_of_the_drawn_clips():
     rng = np.random.default_rng(1)
     cosine = (rng.integers(0, 30, (50, 4)) / 30).astype(np.float32)
     carried = rng.random((50, 4)) < 0.1
@@ -106,9 +116,24 @@ def test_draws_are_average_precisions_of_the_repeated_clips():
     counts = np.stack([np.bincount(one, minlength=50) for one in rows])
     called = []
     found = precision_draws(cosine, carried, counts, lambda: called.append(1))
-    expected = np.stack([average_precisions(cosine[one], carried[one]) for one in rows])
-    assert found == pytest.approx(expected, abs=1e-12, nan_ok=True) and np.isnan(found[0, 0]) and len(called) == 4
-    assert np.nanstd(found[:, 1]) > 0.01
+    expected = [[precision_without_copies(cosine[:, i], carried[:, i], one) for i in range(4)] for one in rows]
+    assert found == pytest.approx(np.array(expected), abs=1e-12, nan_ok=True)
+    assert np.isnan(found[0, 0]) and len(called) == 4 and np.nanstd(found[:, 1]) > 0.01
+    each = precision_draws(cosine, carried, np.ones((1, 50)))
+    assert each[0] == pytest.approx(average_precisions(cosine, carried), abs=0)
+
+
+def test_resamples_lie_around_the_number():
+    """With copies that count for each other they lie above it."""
+    rng = np.random.default_rng(2)
+    carried = rng.random((400, 40)) < 0.02
+    cosine = rng.standard_normal((400, 40)).astype(np.float32)
+    value = np.nanmean(average_precisions(cosine, carried))
+    rows = rng.integers(0, 400, (100, 400))
+    counts = np.stack([np.bincount(one, minlength=400) for one in rows])
+    means = np.nanmean(precision_draws(cosine, carried, counts), axis=1)
+    copies = [np.nanmean(average_precisions(cosine[one], carried[one])) for one in rows]
+    assert abs(means.mean() - value) < 2 * means.std() < np.mean(copies) - value
 
 
 def test_equal_embeddings_give_equal_cosines():

@@ -37,7 +37,13 @@ def labels_of(metadata: dict[str, Any]) -> list[str]:
 
 
 def label_text(label: str) -> str:
-    """`dog_bark` -> `dog bark`."""
+    """What a prompt says for a label: blanks for underscores, and nothing else is changed.
+
+    Case, commas, brackets and slashes stay as the corpus writes them, because papers name no rule for them.
+
+    >>> label_text("dog_bark"), label_text("Inside, small room"), label_text("Whimper (dog)"), label_text("Happy/Joy")
+    ('dog bark', 'Inside, small room', 'Whimper (dog)', 'Happy/Joy')
+    """
     return label.replace("_", " ")
 
 
