@@ -33,12 +33,13 @@ class Distinct:
 def distinct(rows: Tensor) -> Distinct:
     """Finds equal rows of a float matrix `(N, D)`, N and D at least 1."""
     values = np.ascontiguousarray(rows.detach().numpy(), np.float32)
-    if (np.signbit(values) & (values == 0)).any():
-        values = values + np.float32(0)  # -0 equals 0, but not in its bytes
+    if (values.view(np.uint32) == 1 << 31).any():  # -0, which equals 0, but not in its bytes
+        values = values + np.float32(0)
     order = values.view(np.dtype((np.void, 4 * values.shape[1]))).ravel().argsort(kind="stable")
-    values = values[order]
     new = np.ones(len(values), bool)
-    new[1:] = (values[1:] != values[:-1]).any(axis=1)
+    for begin in range(1, len(values), BLOCK_QUERIES):
+        rows_here = values[order[begin - 1 : begin + BLOCK_QUERIES]]
+        new[begin : begin + BLOCK_QUERIES] = (rows_here[1:] != rows_here[:-1]).any(axis=1)
     first = np.flatnonzero(new)
     counts = np.diff(first, append=len(values))
     once_first = np.argsort(counts > 1, kind="stable")
@@ -46,7 +47,7 @@ def distinct(rows: Tensor) -> Distinct:
     number_of_group[once_first] = np.arange(len(first))
     number = np.empty(len(values), np.int64)
     number[order] = number_of_group[np.cumsum(new) - 1]
-    return Distinct(values if new.all() else values[first[once_first]], number, counts[once_first])
+    return Distinct(values[order[first[once_first]]], number, counts[once_first])
 
 
 def find_places(

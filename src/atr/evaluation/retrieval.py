@@ -68,7 +68,7 @@ def retrieval(
     caption 1: t2a/R@1 = 2/3. If clip 0's best captions are 0, 2, 1 and clip 1's are 2, 1, 0, then a2t/R@1 = 1 and
     a2t/mAP@10 = ((1/1 + 2/3) / 2 + 1/1) / 2 = 0.917.
 
-    Time grows as N * M, memory as N + M beside a block of similarities (64 MiB).
+    Time grows as N * M. Memory is that of a copy of the embeddings and of a block of similarities (64 MiB).
 
     Args:
         audio: `(N, D)`, text: `(M, D)`, both unit norm, on the CPU.
