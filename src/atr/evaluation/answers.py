@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from atr.errors import DataError
 from atr.evaluation.bootstrap import Measured, Statistic, measured, ratio, replicate
 from atr.evaluation.record import POOLED
 from atr.evaluation.zero_shot import average_precisions, confusion, precision_draws
@@ -23,9 +24,14 @@ def measure(target: np.ndarray, scores: np.ndarray, folds: Sequence[str], severa
         target: bool `(M, C)`; without `several` one label for each clip.
         scores: `(M, C)`; the answer is the label of the highest, the first one at a tie.
         folds: of the clips.
+
+    Raises:
+        DataError: a fold is named as another row is.
     """
     everything, rows = np.arange(len(target)), {}
     names = sorted(set(folds))
+    if len(names) > 1 and (taken := [name for name in names if name in (POOLED, MEAN)]):
+        raise DataError(f"a fold is called {taken[0]!r}, which is what another row is called; rename its folder")
     parts = [np.flatnonzero(np.array(folds) == name) for name in names]
     rows[POOLED] = _measured([everything], target, scores, several)
     if len(names) > 1:

@@ -6,7 +6,7 @@ import numpy as np
 
 from atr.errors import DataError
 from atr.evaluation import probe
-from atr.evaluation.answers import MEAN, measure, tables
+from atr.evaluation.answers import measure, tables
 from atr.evaluation.labelled import (
     EMBEDDINGS,
     Labelled,
@@ -19,7 +19,7 @@ from atr.evaluation.labelled import (
     target_of,
 )
 from atr.evaluation.probe import Probe, linear_probe
-from atr.evaluation.record import POOLED, Result
+from atr.evaluation.record import Result
 from atr.evaluation.sets import EncodedSet
 
 
@@ -62,8 +62,8 @@ def probe_sets(train: EncodedSet, test: EncodedSet, checkpoint: str, checkpoint_
 def probe_folds(encoded: EncodedSet, checkpoint: str, checkpoint_sha256: str) -> Result:
     """A linear probe over folds: each is the test once, for a fit to all others.
 
-    Rows are those of the folds, of all clips with the answers that each got when its fold was the test (`POOLED`), and
-    the mean over the folds (`MEAN`), which is what the publishers of ESC-50 and UrbanSound8K ask for. Otherwise as
+    Rows are those of the folds, of all clips with the answers that each got when its fold was the test, and the
+    mean over the folds, which is what the publishers of ESC-50 and UrbanSound8K ask for. Otherwise as
     `probe_sets`.
 
     Raises:
@@ -99,8 +99,6 @@ def _folds(encoded: EncodedSet, clips: Labelled) -> list[str]:
         raise DataError(f"fold {empty[0]!r} has no labelled clip: no numbers are given")
     if len(names) < 2:
         raise DataError(f"all clips are in one fold, {names[0]!r}; name a folder for each fold, two or more")
-    if taken := [name for name in names if name in (POOLED, MEAN)]:
-        raise DataError(f"a fold is called {taken[0]!r}, which is what another row is called; rename its folder")
     return names
 
 
