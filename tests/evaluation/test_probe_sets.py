@@ -5,7 +5,8 @@ import pytest
 
 import atr
 from atr.errors import DataError, UsageError
-from atr.evaluation.probe_sets import MEAN, probe_folds, probe_sets
+from atr.evaluation.answers import MEAN
+from atr.evaluation.probe_sets import probe_folds, probe_sets
 from atr.evaluation.record import POOLED, Result, read_results, write_results
 from atr.evaluation.sets import EncodedSet, encode_set, read_set
 from tests.evaluation.encoded import blobs, encoded, names
