@@ -7,7 +7,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 import atr.evaluation.probe as probe
 from atr.errors import DataError
-from atr.evaluation.probe import GRID, Probe, inner_parts, linear_probe, mean_score
+from atr.evaluation.probe import GRID, Probe, fit, inner_parts, linear_probe, mean_score
 from tests.evaluation.encoded import blobs
 
 
@@ -49,18 +49,18 @@ def slow_fit(train: np.ndarray, target: np.ndarray, test: np.ndarray, c: float) 
 @pytest.mark.parametrize("c", [0.1, 10.0])
 def test_the_fit_is_penalised_logistic_regression(c: float) -> None:
     (train, number), (test, _) = blobs(60), blobs(21, seed=1)
-    found = linear_probe(train, one_hot(number, 3), test, each(60), grid=[c])
-    assert found.c == c and found.validated == {}
-    np.testing.assert_allclose(found.scores, slow_fit(train, one_hot(number, 3), test, c), atol=1e-4)
-    assert np.abs(found.scores - slow_fit(train, one_hot(number, 3), test, 3 * c)).max() > 1e-2
+    scores, unfinished = fit(train.astype(float), one_hot(number, 3), test.astype(float), c, several=False)
+    assert unfinished == 0
+    np.testing.assert_allclose(scores, slow_fit(train, one_hot(number, 3), test, c), atol=1e-4)
+    assert np.abs(scores - slow_fit(train, one_hot(number, 3), test, 3 * c)).max() > 1e-2
 
 
 def test_several_labels_are_fitted_each_by_itself() -> None:
     (train, number), (test, _) = blobs(60), blobs(21, seed=1)
     target = one_hot(number, 3) | one_hot((number + (np.arange(60) % 2)) % 3, 3)
-    found = linear_probe(train, target, test, each(60), several=True, grid=[10.0])
-    np.testing.assert_allclose(found.scores, slow_fit(train, target, test, 10.0), atol=1e-4)
-    assert np.abs(found.scores.sum(axis=1) - 1).max() > 0.1  # no shares of one
+    scores, _ = fit(train.astype(float), target, test.astype(float), 10.0, several=True)
+    np.testing.assert_allclose(scores, slow_fit(train, target, test, 10.0), atol=1e-4)
+    assert np.abs(scores.sum(axis=1) - 1).max() > 0.1  # no shares of one
 
 
 def test_separable_clips_are_told_apart_and_the_numbers_are_the_same_twice() -> None:
@@ -125,8 +125,8 @@ def test_fits_that_do_not_converge_are_counted(monkeypatch: pytest.MonkeyPatch) 
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
         found = linear_probe(train, one_hot(number, 3), test, each(60), grid=[1.0, 100.0])
-    assert found.remarks[0] == "5 fits at C=1 stopped at 2 iterations while C was chosen"
-    assert found.remarks[-1] == f"1 fits at the chosen C={found.c:g} stopped at 2 iterations"
+    assert found.remarks[0] == "fits at C=1 stopped at 2 iterations while C was chosen: 5"
+    assert found.remarks[-1] == f"fits at the chosen C={found.c:g} stopped at 2 iterations: 1"
 
 
 def test_a_c_at_the_end_of_the_grid_is_a_remark() -> None:

@@ -5,8 +5,8 @@ import pytest
 
 import atr
 from atr.errors import DataError, UsageError
-from atr.evaluation.probe_sets import MEAN, probe_folds, probe_sets
-from atr.evaluation.record import POOLED, Result, read_results, write_results
+from atr.evaluation.probe_sets import probe_folds, probe_sets
+from atr.evaluation.record import MEAN, POOLED, Result, read_results, write_results
 from atr.evaluation.sets import EncodedSet, encode_set, read_set
 from tests.evaluation.encoded import blobs, encoded, names
 
@@ -19,8 +19,8 @@ def over_folds(one: EncodedSet) -> Result:
     return probe_folds(one, "model.ckpt", "0" * 64)
 
 
-def train_and_test(**changes: object) -> tuple[EncodedSet, EncodedSet]:
-    (train, number), (test, truth) = blobs(60), blobs(40, seed=1)
+def train_and_test(noise: float = 0.3, **changes: object) -> tuple[EncodedSet, EncodedSet]:
+    (train, number), (test, truth) = blobs(60, noise=noise), blobs(40, noise=noise, seed=1)
     return encoded(train, names(number), name="train"), encoded(test, names(truth), name="test", **changes)
 
 
@@ -37,12 +37,12 @@ def recordings(count: int = 40, clips: int = 5, folds: int = 4) -> EncodedSet:
 
 
 def test_one_set_learnt_from_and_another_asked_about() -> None:
-    train, test = train_and_test(folds=["fold1", "fold2"] * 20)
+    train, test = train_and_test(noise=0.6, folds=["fold1", "fold2"] * 20)
     result = of(train, test)
     accuracy, answers = result.value("accuracy"), result.shown["answers"]
-    assert accuracy == pytest.approx(np.mean([true == said for _, true, said in answers]))
-    assert accuracy > 0.8
-    assert [name for name, _, _ in answers] == test.clips.ids
+    assert accuracy == pytest.approx(np.mean([one["label"] == one["answer"] for one in answers]))
+    assert 0.5 < accuracy < 1
+    assert [one["id"] for one in answers] == test.clips.ids
     assert result.rows[POOLED][0].low < accuracy < result.rows[POOLED][0].high
     assert accuracy == pytest.approx((result.value("accuracy", "fold1") + result.value("accuracy", "fold2")) / 2)
     assert np.trace(result.shown["confusion"]) == round(accuracy * 40)
@@ -93,14 +93,14 @@ def test_each_fold_is_answered_by_a_probe_of_the_others() -> None:
     audio, number = blobs(60, noise=0.6)
     folds = np.array([f"fold{row // 20 + 1}" for row in range(60)])
     result = over_folds(encoded(audio, names(number), list(folds)))
-    answers = {name: said for name, _, said in result.shown["answers"]}
+    answers = {one["id"]: one["answer"] for one in result.shown["answers"]}
     for fold in ("fold1", "fold2", "fold3"):
         out = folds == fold
         train = encoded(audio[~out], names(number[~out]), list(folds[~out]), name="train")
         alone = of(train, encoded(audio[out], names(number[out]), name="test"))
         assert alone.value("accuracy") == result.value("accuracy", fold)
         own = [answers[f"set{row:04d}"] for row in np.flatnonzero(out)]
-        assert [said for _, _, said in alone.shown["answers"]] == own
+        assert [one["answer"] for one in alone.shown["answers"]] == own
 
 
 def test_recordings_are_not_divided_when_c_is_chosen() -> None:
@@ -123,7 +123,7 @@ def test_clips_of_several_labels_give_map() -> None:
 
     result = of(encoded(train, both(number), name="train"), encoded(test, both(truth), name="test"))
     assert result.shown["labels"] == ["a", "b", "c", "odd"] and "confusion" not in result.shown
-    each = [one["average_precision"] for one in result.shown["per_class"].values()]
+    each = list(result.shown["per_class"].values())
     assert result.value("mAP") == pytest.approx(np.mean(each))
     assert min(each[:3]) > 0.8 > 0.7 > each[3]  # odd stands anywhere
     folds = [f"fold{row // 20}" for row in range(60)]
@@ -134,7 +134,7 @@ def test_clips_without_a_label_are_left_out_and_counted() -> None:
     train, test = train_and_test()
     test.clips.labels[3] = []
     result = of(train, test)
-    assert result.protocol.clips == 39 and "test0003" not in [name for name, _, _ in result.shown["answers"]]
+    assert result.protocol.clips == 39 and "test0003" not in [one["id"] for one in result.shown["answers"]]
     assert result.remarks == ["test: 1 of 40 clips have no label and are left out"]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from atr.errors import DataError, UsageError
 from atr.evaluation.bootstrap import Measured, measured, ratio, replicate
 from atr.evaluation.labelled import EMBEDDINGS, labels_of_both, pair, protocol, shared, target_of
-from atr.evaluation.probe import check_features
+from atr.evaluation.probe import check_features, check_target
 from atr.evaluation.record import POOLED, Result
 from atr.evaluation.sets import EncodedSet
 
@@ -106,12 +106,15 @@ def few_shot(
         DataError: as `probe_sets`, a clip has several labels, or no k is small enough.
         UsageError: a number is less than 1, or the sets were encoded in different ways.
     """
-    if wrong := [value for value in (*shots, draws) if value < 1] or not shots:
+    if not shots:
+        raise UsageError("no k is given; name the numbers of clips of each class, e.g. shots=[1, 2, 4]")
+    if wrong := [value for value in (*shots, draws) if value < 1]:
         raise UsageError(f"shots={list(shots)}, draws={draws}: {wrong} is not allowed; each is 1 or more")
     learnt, asked = pair(train, test)
     labels, several = labels_of_both(learnt, asked)
     if several:
         raise DataError("some clips carry several labels; few-shot takes clips of one label each, a probe takes both")
+    check_target(target_of(learnt.clips, labels))
     number, truth = (target_of(one.clips, labels).argmax(axis=1) for one in (learnt, asked))
     check_features(learnt.audio, asked.audio)
     answers = few_shot_answers(learnt.audio, number, asked.audio, learnt.recordings, shots, draws, seed)

@@ -6,8 +6,7 @@ import numpy as np
 
 from atr.errors import DataError
 from atr.evaluation import probe
-from atr.evaluation.answers import accuracy, mean_average_precision, mean_of, tables, tables_of_several
-from atr.evaluation.bootstrap import Measured
+from atr.evaluation.answers import measure, tables
 from atr.evaluation.labelled import (
     EMBEDDINGS,
     Labelled,
@@ -20,7 +19,7 @@ from atr.evaluation.labelled import (
     target_of,
 )
 from atr.evaluation.probe import Probe, linear_probe
-from atr.evaluation.record import MEAN, POOLED, Result
+from atr.evaluation.record import Result
 from atr.evaluation.sets import EncodedSet
 
 
@@ -45,10 +44,7 @@ def probe_sets(train: EncodedSet, test: EncodedSet, checkpoint: str, checkpoint_
     kind, groups = _groups(learnt)
     fitted = linear_probe(learnt.audio, target_of(learnt.clips, labels), asked.audio, groups, several)
     target = target_of(asked.clips, labels)
-    rows = {POOLED: [_measure(target, fitted.scores, several)]}
-    folds = np.array(asked.clips.folds)
-    for fold in sorted(set(asked.clips.folds)) if len(set(asked.clips.folds)) > 1 else ():
-        rows[fold] = [_measure(target[folds == fold], fitted.scores[folds == fold], several)]
+    rows = measure(target, fitted.scores, asked.clips.folds, several)
     about = {"train": learnt.clips.name, "train_manifest_sha256": learnt.clips.manifest_sha256}
     settings = about | {"train_clips": len(learnt.clips)} | _settings(kind)
     shown = _shown(labels, asked, target, fitted.scores, several) | _choice({learnt.clips.name: fitted})
@@ -66,8 +62,8 @@ def probe_sets(train: EncodedSet, test: EncodedSet, checkpoint: str, checkpoint_
 def probe_folds(encoded: EncodedSet, checkpoint: str, checkpoint_sha256: str) -> Result:
     """A linear probe over folds: each is the test once, for a fit to all others.
 
-    Rows are those of the folds, of all clips with the answers that each got when its fold was the test (`POOLED`), and
-    the mean over the folds (`MEAN`), which is what the publishers of ESC-50 and UrbanSound8K ask for. Otherwise as
+    Rows are those of the folds, of all clips with the answers that each got when its fold was the test, and the
+    mean over the folds, which is what the publishers of ESC-50 and UrbanSound8K ask for. Otherwise as
     `probe_sets`.
 
     Raises:
@@ -78,7 +74,7 @@ def probe_folds(encoded: EncodedSet, checkpoint: str, checkpoint_sha256: str) ->
     several = any(len(one) > 1 for one in clips.clips.labels)
     labels = sorted({label for one in clips.clips.labels for label in one})
     folds, target = np.array(clips.clips.folds), target_of(clips.clips, labels)
-    scores, rows, fits = np.zeros(target.shape), {}, {}
+    scores, fits = np.zeros(target.shape), {}
     remarks, kinds = [*clips.remarks, *shared_by_folds(clips)], set[str]()
     for name in names:
         labels_of_both(clips.of(np.flatnonzero(folds != name)), clips.of(np.flatnonzero(folds == name)))
@@ -88,11 +84,10 @@ def probe_folds(encoded: EncodedSet, checkpoint: str, checkpoint_sha256: str) ->
         kind, groups = _groups(learnt)
         fitted = linear_probe(learnt.audio, target[~out], clips.audio[out], groups, several)
         scores[out] = fitted.scores
-        rows[name] = [_measure(target[out], scores[out], several)]
         fits[name] = fitted
         kinds.add(kind)
         remarks += [f"{name}: {remark}" for remark in fitted.remarks]
-    rows = {POOLED: [_measure(target, scores, several)], MEAN: [mean_of([one[0] for one in rows.values()])]} | rows
+    rows = measure(target, scores, clips.clips.folds, several)
     settings = {"folds": names} | _settings(" and ".join(sorted(kinds)))
     shown = _shown(labels, clips, target, scores, several) | _choice(fits)
     return Result(protocol("probe", clips, checkpoint, checkpoint_sha256, settings), rows, shown, remarks)
@@ -104,8 +99,6 @@ def _folds(encoded: EncodedSet, clips: Labelled) -> list[str]:
         raise DataError(f"fold {empty[0]!r} has no labelled clip: no numbers are given")
     if len(names) < 2:
         raise DataError(f"all clips are in one fold, {names[0]!r}; name a folder for each fold, two or more")
-    if taken := [name for name in names if name in (POOLED, MEAN)]:
-        raise DataError(f"a fold is called {taken[0]!r}, which is what another row is called; rename its folder")
     return names
 
 
@@ -118,21 +111,20 @@ def _groups(learnt: Labelled) -> tuple[str, list[str]]:
     return "clips", learnt.clips.ids
 
 
-def _measure(target: np.ndarray, scores: np.ndarray, several: bool) -> Measured:
-    if several:
-        return mean_average_precision(target, scores)
-    return accuracy(target.argmax(axis=1), scores.argmax(axis=1))
-
-
 def _shown(labels: list[str], asked: Labelled, target: np.ndarray, scores: np.ndarray, several: bool) -> dict[str, Any]:
+    shown = tables(labels, target, scores, several)
     if several:
-        return {"labels": labels} | tables_of_several(labels, target, scores)
+        return shown
     number, answer = target.argmax(axis=1), scores.argmax(axis=1)
+    rows = zip(asked.clips.ids, number, answer, strict=True)
     answers = [
-        [name, labels[true], labels[said]]
-        for name, true, said in zip(asked.clips.ids, number, answer, strict=True)
+        {
+            "id": name, "label": labels[true], "answer": labels[said],
+            "score_label": float(scores[row, true]), "score_answer": float(scores[row, said]),
+        }
+        for row, (name, true, said) in enumerate(rows)
     ]  # fmt: skip
-    return {"labels": labels} | tables(labels, number, answer) | {"answers": answers}
+    return shown | {"answers": answers}
 
 
 def _choice(fits: dict[str, Probe]) -> dict[str, Any]:
