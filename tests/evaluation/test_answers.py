@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
+from atr.evaluation.answers import measure, tables
 from atr.evaluation.bootstrap import Measured, resamples
-from atr.evaluation.record import MEAN, POOLED, measure, tables
+from atr.evaluation.record import MEAN, POOLED
 
 
 def several_labels(clips: int = 40, labels: int = 5) -> tuple[np.ndarray, np.ndarray]:
