@@ -84,7 +84,7 @@ def validate(rank: int, world: int, folder: str, checkpoint: str) -> None:
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
         use_distributed_sampler=False, default_root_dir=folder,
     )  # fmt: skip
-    noting = lambda model, encoded, *more: scored.append(encoded) or score(model, encoded, *more)  # noqa: E731
+    noting = lambda model, encoded, *more, **named: scored.append(encoded) or score(model, encoded, *more, **named)  # noqa: E731
     with mock.patch.object(contrastive, "score", noting):
         trainer.validate(task, data, verbose=False)
     numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -77,9 +77,9 @@ def test_validation_sees_the_average_and_training_does_not(run, tmp_path, monkey
     seen = []
 
     def looking(function):
-        def look(model, *arguments):
+        def look(model, *arguments, **named):
             seen.append({f"model.{name}": value for name, value in copied(model).items()})
-            return function(model, *arguments)
+            return function(model, *arguments, **named)
 
         return look
 

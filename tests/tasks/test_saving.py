@@ -25,7 +25,7 @@ class Scripted:
     def __call__(self, name, scores, *more, epochs=None):
         given = iter(scores)
         script = type("Script", (), {"flat": lambda self: {"retrieval/t2a/mAP@10": next(given)}})
-        self.monkeypatch.setattr(contrastive, "score", lambda *arguments: script())
+        self.monkeypatch.setattr(contrastive, "score", lambda *arguments, **named: script())
         folder = self.tiny.run_dir.parent / "runs" / name
         train(
             self.tiny(

@@ -76,7 +76,7 @@ def score(
     return Scores(
         clips=len(encoded.samples),
         captions=len(encoded.text),
-        retrieval=retrieval(encoded.audio, encoded.text, encoded.clip_of_text, None, over_ranks)
+        retrieval=retrieval(encoded.audio, encoded.text, encoded.clip_of_text, over_ranks=over_ranks)
         if len(encoded.text)
         else None,
         zero_shot=classified,

@@ -118,12 +118,12 @@ class ContrastiveTask(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Retrieval and zero-shot numbers of the validation set, as `validation/retrieval/t2a/R@1`, …."""
-        encoded = join_set(self.model, gather_ranks(self._parts), self.device, True)
+        encoded = join_set(self.model, gather_ranks(self._parts), self.device, over_ranks=True)
         self._parts = []
         # Logged on every rank, as each decides on its own which checkpoint is the best.
         for corpus, part in {"": encoded, **by_corpus(encoded)}.items():
             prefix = f"validation/{corpus}/" if corpus else "validation/"
-            scores = score(self.model, part, self.templates, self.device, (), True)
+            scores = score(self.model, part, self.templates, self.device, over_ranks=True)
             self.log_dict({f"{prefix}{name}": float(value) for name, value in scores.flat().items()})
 
     def configure_optimizers(self) -> Any:
