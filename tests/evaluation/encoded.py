@@ -26,6 +26,7 @@ def encoded(
         titles=[""] * count,
         folds=list(folds) or ["fold1"] * count,
         sources=list(sources) or [""] * count,
+        places=[],
         bad=[],
         left_out=[],
         reading=list(range(count)),
