@@ -18,10 +18,12 @@ from torch import Tensor
 import atr
 from atr.config import build
 from atr.errors import CheckpointError, UsageError
+from atr.frozen import read_frozen
 from atr.models.clap import Clap
 from atr.models.text import TextEncoder, Tokenizer
 
 FORMAT = 1
+CLAP = "clap."  # of a captioner's contrastive model among its tensors
 WEIGHTS = ".safetensors"  # beside each checkpoint: its model alone
 PREFIX = "model."  # of the model's tensors in a `.ckpt`
 SCALE = "loss.logit_scale"  # its logarithm, in a `.ckpt`
@@ -46,6 +48,7 @@ class Checkpoint:
     """What a file holds: `weights` of the `Clap`, `config` of the run, `about` (see `describe`), optimizer steps.
 
     `log_scale` is the logarithm of the logit scale that cosines are multiplied by; None where the file has none.
+    `captioner` are the tensors of a captioner's mapping and language model; of any other checkpoint None.
     """
 
     path: Path
@@ -54,6 +57,7 @@ class Checkpoint:
     about: dict[str, Any]
     step: int
     log_scale: float | None = None
+    captioner: dict[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
         """Refuses a configuration that does not stand there as it is, but is made when it is read.
@@ -91,6 +95,9 @@ def describe(cfg: DictConfig, model: Clap, labels: list[str], data: dict[str, An
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Reads a model: a checkpoint of this project, or a released one.
+
+    A captioning checkpoint is read together with `frozen.safetensors` beside it (`atr.frozen`). So it holds the
+    contrastive model, too, and does all that this one does.
 
     Args:
         path: a `.ckpt` or `.safetensors` of this project; a folder of `transformers`' `ClapModel`, or its name on the
@@ -133,7 +140,12 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         config = DictConfig(OmegaConf.create(str(about["config"])))
     except Exception as error:  # YAML's errors and OmegaConf's are of many kinds
         raise CheckpointError(f"{path}: its configuration cannot be read; it was not written by atr") from error
-    return Checkpoint(path, weights, config, about, step, log_scale)
+    if "captioner" not in about:
+        return Checkpoint(path, weights, config, about, step, log_scale)
+    weights |= read_frozen(path, str(about["captioner"]["frozen"]))
+    clap = {name.removeprefix(CLAP): value for name, value in weights.items() if name.startswith(CLAP)}
+    captioner = {name: value for name, value in weights.items() if not name.startswith(CLAP)}
+    return Checkpoint(path, clap, config, about, step, about["captioner"]["log_scale"], captioner)
 
 
 def read_tensors(path: Path) -> Any:

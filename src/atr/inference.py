@@ -13,9 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atr.captioning import load_captioner
 from atr.checkpoint import build_model, read_checkpoint, use_tokenizer
 from atr.errors import DataError, UsageError
 from atr.evaluation.encode import check_templates, encode_labels, encode_texts
+from atr.frozen import add_tensors
+from atr.models.captioner import Captioner
 from atr.models.clap import Clap
 from atr.shards.progress import clip_bar
 from atr.shards.scan import Window as Stretch
@@ -63,13 +66,15 @@ class AudioTextModel:
         clap: the torch module.
         seconds, sample_rate: of the window that it listens to at once.
         labels: of the data it was trained on; empty when unknown.
+        captioner: writes captions on top of `clap`; None where the checkpoint holds none.
     """
 
-    def __init__(self, clap: Clap, labels: Sequence[str] = ()) -> None:
+    def __init__(self, clap: Clap, labels: Sequence[str] = (), captioner: Captioner | None = None) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.clap = clap.to(self.device).eval()
         self.seconds, self.sample_rate = clap.mel.seconds, clap.mel.sample_rate
         self.labels = list(labels)
+        self.captioner = captioner.to(self.device).eval() if captioner is not None else None
 
     @property
     def fuses(self) -> bool:
@@ -265,17 +270,19 @@ class AudioTextModel:
 
     def fingerprint(self) -> str:
         """A hash of all weights, front end and tokenizer: what was embedded by the same model has the same."""
-        digest = hashlib.sha256()
-        mel = self.clap.mel
-        digest.update(f"{mel.sample_rate} {mel.seconds} {mel.n_fft} {mel.hop} {mel.floor}".encode())
-        text, words = self.clap.text, self.clap.text.tokenizer
-        eps = getattr(text.inner.config, "layer_norm_eps", None)
-        digest.update(f" {self.clap.audio.picture_size} {text.pooling} {eps} {words.max_tokens} ".encode())
-        digest.update(repr(sorted(words.inner.get_vocab().items())).encode())
-        for name, tensor in sorted([*self.clap.state_dict().items(), ("filterbank", mel.filterbank)]):
-            digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
+        return fingerprint(self.clap)
+
+
+def fingerprint(clap: Clap) -> str:
+    """A hash of a contrastive model: all weights, front end and tokenizer."""
+    digest = hashlib.sha256()
+    mel, text, words = clap.mel, clap.text, clap.text.tokenizer
+    digest.update(f"{mel.sample_rate} {mel.seconds} {mel.n_fft} {mel.hop} {mel.floor}".encode())
+    eps = getattr(text.inner.config, "layer_norm_eps", None)
+    digest.update(f" {clap.audio.picture_size} {text.pooling} {eps} {words.max_tokens} ".encode())
+    digest.update(repr(sorted(words.inner.get_vocab().items())).encode())
+    add_tensors(digest, clap.state_dict() | {"filterbank": mel.filterbank})
+    return digest.hexdigest()
 
 
 def some(names: Sequence[str]) -> str:
@@ -325,7 +332,7 @@ def _as_list(sounds: Sound | Sequence[Sound]) -> list[Sound]:
 
 
 def load(path: str | Path, tokenizer: str | Path | None = None) -> AudioTextModel:
-    """Loads a model for use: a checkpoint of this project, or a released CLAP.
+    """Loads a model for use: a checkpoint of this project, contrastive or captioning, or a released CLAP.
 
     Args:
         path: as `atr.checkpoint.read_checkpoint` takes it: a `.ckpt` or `.safetensors` of training, a folder or hub
@@ -338,4 +345,8 @@ def load(path: str | Path, tokenizer: str | Path | None = None) -> AudioTextMode
     """
     checkpoint = read_checkpoint(path)
     use_tokenizer(checkpoint, tokenizer)
-    return AudioTextModel(build_model(checkpoint), checkpoint.about["labels"])
+    labels = checkpoint.about["labels"]
+    if checkpoint.captioner is None:
+        return AudioTextModel(build_model(checkpoint), labels)
+    captioner = load_captioner(checkpoint)
+    return AudioTextModel(captioner.clap, labels, captioner)

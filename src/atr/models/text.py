@@ -2,7 +2,8 @@
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,16 +25,7 @@ class Tokenizer:
     """
 
     def __init__(self, path: str, max_tokens: int = 77) -> None:
-        from transformers import AutoTokenizer
-
-        self.max_tokens = max_tokens
-        try:
-            self.inner = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            raise UsageError(
-                f"tokenizer {path!r} cannot be loaded; give a folder with tokenizer.json, or a name on the Hugging "
-                f"Face hub and a network connection ({str(error).splitlines()[0]})"
-            ) from error
+        self.max_tokens, self.inner = max_tokens, read_tokenizer(path)
         if self.inner.pad_token_id is None or self.inner.mask_token is None:
             raise UsageError(
                 f"tokenizer {path!r} has no padding or no mask token; choose one of a masked language model"
@@ -65,9 +57,7 @@ class Tokenizer:
 
     def files(self) -> dict[str, str]:
         """The tokenizer as file name -> content, for a checkpoint."""
-        with tempfile.TemporaryDirectory() as folder:
-            self.inner.save_pretrained(folder)
-            return {path.name: path.read_text() for path in sorted(Path(folder).iterdir())}
+        return files_of(self.inner)
 
     @classmethod
     def from_files(cls, files: Mapping[str, str], max_tokens: int) -> "Tokenizer":
@@ -76,14 +66,49 @@ class Tokenizer:
         Raises:
             CheckpointError: a name would leave the folder.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in files.items():
-                if Path(name).name != name:
-                    raise CheckpointError(
-                        f"tokenizer file {name!r} is not a plain file name; the checkpoint is not trusted"
-                    )
-                (Path(folder) / name).write_text(content)
+        with unpacked(files) as folder:
             return cls(folder, max_tokens)
+
+
+def read_tokenizer(path: str) -> Any:
+    """A tokenizer of `transformers`: a folder, or a name on the Hugging Face hub.
+
+    Raises:
+        UsageError: it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"tokenizer {path!r} cannot be loaded; give a folder with tokenizer.json, or a name on the Hugging "
+            f"Face hub and a network connection ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def files_of(tokenizer: Any) -> dict[str, str]:
+    """A tokenizer of `transformers` as file name -> content, for a checkpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return {path.name: path.read_text() for path in sorted(Path(folder).iterdir())}
+
+
+@contextmanager
+def unpacked(files: Mapping[str, str]) -> Iterator[str]:
+    """A folder with the files of a checkpoint's tokenizer, for the time of the `with`.
+
+    Raises:
+        CheckpointError: a name would leave the folder.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            if Path(name).name != name:
+                raise CheckpointError(
+                    f"tokenizer file {name!r} is not a plain file name; the checkpoint is not trusted"
+                )
+            (Path(folder) / name).write_text(content)
+        yield folder
 
 
 class TextEncoder(nn.Module):
