@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from atr.checkpoint import Checkpoint, build_model
@@ -26,8 +26,8 @@ def build_captioner(clap: Clap, config: DictConfig) -> Captioner:
     """
     settings = config.language_model
     tokenizer: CaptionTokenizer = build(settings.tokenizer)
-    parts = {str(name): value for name, value in settings.items() if name not in ("tokenizer", "_target_")}
-    return _assembled(clap, config, tokenizer, language_model(tokenizer, **parts))
+    parts = OmegaConf.create({name: value for name, value in settings.items() if name != "tokenizer"})
+    return _assembled(clap, config, tokenizer, build(parts, tokenizer=tokenizer))
 
 
 def _assembled(clap: Clap, config: DictConfig, tokenizer: CaptionTokenizer, language: Any) -> Captioner:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -15,6 +16,7 @@ from atr.errors import UsageError
 from atr.evaluation.encode import check_candidates, check_templates
 from atr.evaluation.run import Evaluation, evaluate, print_scores
 from atr.initialise import initial_model, report
+from atr.models.captioner import Captioner
 from atr.models.clap import Clap
 from atr.models.compute import set_compute
 from atr.pipeline.datamodule import AudioTextData, by_corpus
@@ -35,6 +37,8 @@ from atr.tasks.trainer import build_trainer, check_saving, fit, share_processors
 def train(cfg: DictConfig) -> dict[str, float]:
     """Trains, evaluates and reports as `cfg` says; all files go to `cfg.run_dir`.
 
+    A configuration with a `captioner` trains this on a contrastive model (`atr.captioning_experiment`).
+
     Returns:
         The numbers in `metrics.json`; empty when there is no test set.
 
@@ -44,15 +48,11 @@ def train(cfg: DictConfig) -> dict[str, float]:
     """
     if unset := missing(cfg):
         raise UsageError(f"experiment={cfg.name} needs a value for: {', '.join(unset)} (e.g. {unset[0]}=…)")
-    check_values(cfg)
-    run_dir = Path(of_first_rank(str(cfg.run_dir)))
-    cfg.run_dir = str(run_dir)
-    OmegaConf.resolve(cfg)
-    OmegaConf.set_readonly(cfg, True)
-    found = of_first_rank(str(find_resume(cfg) or ""))
-    resume = Path(found) if found else None
-    check_folders(cfg)
-    torch.manual_seed(cfg.seed)  # initial weights
+    if cfg.captioner:
+        from atr.captioning_experiment import train_captioner
+
+        return train_captioner(cfg)
+    run_dir, resume = begin(cfg)
     model, towers = initial_model(cfg)
     set_compute(model, **cfg.compute)
     data = build_data(cfg, model)
@@ -73,9 +73,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     trainer = build_trainer(cfg, run_dir, resume, CountBad(ledgers["train"], ledgers["validation"]), chance, finite)
     share_processors(trainer, data.num_workers)
     if trainer.is_global_zero:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
-        (run_dir / "environment.json").write_text(json.dumps(environment() | {"data": hashes}, indent=2))
+        write_down(cfg, run_dir, hashes)
         lines = [opening(cfg, model, data, trainer), report(towers, run_dir), *how_trained(cfg, task), *leaks]
         print("\n".join(lines + left_out(data)), flush=True)
     fit(trainer, task, data, run_dir / "checkpoints", resume)
@@ -87,6 +85,30 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if "test" not in data.sets or not trainer.is_global_zero or cfg.trainer.fast_dev_run:
         return {}
     return finish(cfg, trained_model(trainer, model, run_dir / "checkpoints"), data, run_dir, remarks, trainer.loggers)
+
+
+def begin(cfg: DictConfig) -> tuple[Path, Path | None]:
+    """Looks at the values and the folders, makes `cfg` final, and seeds the initial weights.
+
+    Returns:
+        The run's folder, and the checkpoint to go on with.
+    """
+    check_values(cfg)
+    run_dir = Path(of_first_rank(str(cfg.run_dir)))
+    cfg.run_dir = str(run_dir)
+    OmegaConf.resolve(cfg)
+    OmegaConf.set_readonly(cfg, True)
+    found = of_first_rank(str(find_resume(cfg) or ""))
+    check_folders(cfg)
+    torch.manual_seed(cfg.seed)
+    return run_dir, Path(found) if found else None
+
+
+def write_down(cfg: DictConfig, run_dir: Path, hashes: dict[str, Any]) -> None:
+    """Writes the configuration, and with what and on what it runs."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
+    (run_dir / "environment.json").write_text(json.dumps(environment() | {"data": hashes}, indent=2))
 
 
 def watchers(cfg: DictConfig, run_dir: Path, fresh: bool) -> tuple[CompareWithChance, RefuseNonFinite]:
@@ -167,10 +189,11 @@ def finish(
     return numbers
 
 
-def build_data(cfg: DictConfig, model: Clap) -> AudioTextData:
+def build_data(cfg: DictConfig, model: Clap | Captioner) -> AudioTextData:
     """The data module of a configuration, tokenising for `model`."""
+    tokenizer = model.tokenizer if isinstance(model, Captioner) else model.text.tokenizer
     return build(
-        cfg.data, tokenizer=model.text.tokenizer, transform=build(cfg.augment.transform),
+        cfg.data, tokenizer=tokenizer, transform=build(cfg.augment.transform),
         word_mask=build(cfg.masking.word_mask), mix=build(cfg.augment.get("mix")),
     )  # fmt: skip
 
@@ -187,14 +210,17 @@ def opening(cfg: DictConfig, model: Clap, data: AudioTextData, trainer: pl.Train
     def millions(module: torch.nn.Module) -> str:
         return f"{sum(p.numel() for p in module.parameters()) / 1e6:.1f} M"
 
-    sets = ", ".join(f"{len(shards)} clips for {name}" for name, shards in data.sets.items())
-    if data.streamed:
-        sets = f"train is streamed, {data.streaming_clips} clips an epoch; " + sets
     device = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
     return (
-        f"run         {cfg.run_dir}\ndata        {sets}\n"
+        f"run         {cfg.run_dir}\ndata        {set_sizes(data)}\n"
         f"model       audio {millions(model.audio)}, text {millions(model.text)} parameters\ndevice      {device}"
     )
+
+
+def set_sizes(data: AudioTextData) -> str:
+    """How many clips each set has."""
+    sets = ", ".join(f"{len(shards)} clips for {name}" for name, shards in data.sets.items())
+    return f"train is streamed, {data.streaming_clips} clips an epoch; {sets}" if data.streamed else sets
 
 
 def left_out(data: AudioTextData) -> list[str]:

@@ -139,6 +139,8 @@ def quiet() -> None:
         (".*The dirpath has changed.*", Warning),
         (".*your dataloader is not resumable.*", Warning),
         (".*sync_dist=True.*", Warning),  # every rank has the numbers of the whole set already
+        (".*exists and is not empty.*", Warning),  # what is frozen lies there already
+        (".*module.s. in eval mode at the start.*", Warning),  # frozen ones
         (".*returned a view tensor.*", Warning),  # FSDP2; nothing is done in place to what a block returns
     ]
     for pattern, category in patterns:

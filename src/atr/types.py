@@ -69,6 +69,7 @@ class Sample:
     corpus: str = ""  # the part of a mixture that it comes from
     clipped: int = 0  # samples beyond [-1, 1]
     notes: list[str] = field(default_factory=list)
+    features: np.ndarray | None = None  # (D,) or (N, D) float32, stored; then there is no waveform
 
 
 @dataclass
@@ -89,6 +90,7 @@ class Batch:
     samples: list[Sample]  # without their waveforms
     clipped: int  # samples beyond [-1, 1] in the whole batch
     bad: list[BadSample]  # skipped while this batch was made
+    features: Tensor | None = None  # (B, D) or (B, N, D) float32: stored ones of a frozen encoder; then no waveform
 
     def pin_memory(self) -> "Batch":
         """Pins the tensors, so that the copy to the device overlaps with the step before."""

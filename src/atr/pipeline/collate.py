@@ -1,12 +1,11 @@
 """Samples -> `Batch`."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
-from atr.models.text import Tokenizer
 from atr.pipeline.dataset import Loaded
 from atr.types import Batch
 
@@ -14,9 +13,13 @@ NO_WAVEFORM = np.empty(0, np.int16)
 
 
 class Collate:
-    """Samples -> `Batch`."""
+    """Samples -> `Batch`.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    Args:
+        tokenizer: captions -> `input_ids` and `attention_mask`, int64 `(M, L)`.
+    """
+
+    def __init__(self, tokenizer: Callable[[Sequence[str]], dict[str, torch.Tensor]]) -> None:
         self.tokenizer = tokenizer
 
     def __call__(self, loaded: Sequence[Loaded]) -> Batch:
@@ -24,8 +27,9 @@ class Collate:
         samples = [sample for sample, _ in loaded if sample is not None]
         bad = [one for _, skipped in loaded for one in skipped]
         waveforms = [torch.from_numpy(sample.waveform) for sample in samples]
+        features = [torch.from_numpy(sample.features) for sample in samples if sample.features is not None]
         for sample in samples:
-            sample.waveform = NO_WAVEFORM  # travels in the batch
+            sample.waveform, sample.features = NO_WAVEFORM, None  # travel in the batch
         tokens = self.tokenizer([text for sample in samples for text in sample.spoken])
         return Batch(
             waveform=torch.stack(waveforms) if waveforms else torch.zeros(0, 1, dtype=torch.int16),
@@ -39,6 +43,7 @@ class Collate:
             samples=samples,
             clipped=sum(sample.clipped for sample in samples),
             bad=bad,
+            features=torch.stack(features) if features else None,
         )
 
 

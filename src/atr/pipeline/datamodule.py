@@ -5,13 +5,14 @@ import signal
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
 from atr.errors import DataError, UsageError
+from atr.models.language import CaptionTokenizer
 from atr.models.text import Tokenizer
 from atr.pipeline.augment import Augmentation
 from atr.pipeline.collate import Collate
@@ -37,7 +38,7 @@ class AudioTextData(pl.LightningDataModule):
     Args:
         train, validation, test: shard folders or URLs, or those of several corpora by name; an empty list or None
             leaves the set out.
-        tokenizer: of the model's text encoder.
+        tokenizer: of the model's text encoder, or of its language model.
         seconds: what the model listens to, s.
         sample_rate: Hz.
         batch_size: clips in a global batch, over all devices.
@@ -52,6 +53,7 @@ class AudioTextData(pl.LightningDataModule):
         exclude_labels: clips with one of these labels are left out of training and validation.
         only_labels: the test set keeps clips with one of these labels only; empty keeps all.
         label_template: makes captions for training clips that have labels only; None refuses such clips.
+        crop: what is heard of longer clips in training: a `random` place, or their `first` seconds.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class AudioTextData(pl.LightningDataModule):
         train: SetFolders,
         validation: SetFolders,
         test: SetFolders,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | CaptionTokenizer,
         seconds: float,
         sample_rate: int,
         batch_size: int,
@@ -77,13 +79,16 @@ class AudioTextData(pl.LightningDataModule):
         exclude_labels: Sequence[str] = (),
         only_labels: Sequence[str] = (),
         label_template: str | None = None,
+        crop: Literal["random", "first"] = "random",
     ) -> None:
         super().__init__()
+        if crop not in ("random", "first"):
+            raise UsageError(f"data.crop is {crop!r}; allowed: random, first")
         self.tokenizer, self.batch_size, self.seed = tokenizer, batch_size, seed
         self.num_workers = default_workers() if num_workers is None else num_workers
         mask = tokenizer.mask_token
         self.listening = Listening(seconds, sample_rate, mask, stereo)
-        self.training = Training(seconds, sample_rate, mask, stereo, transform, word_mask, mix, label_template)
+        self.training = Training(seconds, sample_rate, mask, stereo, transform, word_mask, mix, label_template, crop)
         if label_template is not None and "{labels}" not in label_template:
             raise UsageError(f"data.label_template {label_template!r} has no {{labels}} in it")
         self.mixture = mixture or Mixture()
@@ -132,7 +137,8 @@ class AudioTextData(pl.LightningDataModule):
 
     def evaluation_loader(self, name: str) -> DataLoader[Loaded]:
         """The clips of a set, each once, with all their captions."""
-        dataset = EvaluationDataset(self.sets[name], self.listening)
+        stored = name == "validation" and self.training.features is not None
+        dataset = EvaluationDataset(self.sets[name], self.training if stored else self.listening)
         rank, world = self._place()
         return self._loader(dataset, EvaluationOrder(len(dataset), rank, world), max(1, self.batch_size // world))
 

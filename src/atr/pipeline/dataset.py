@@ -1,7 +1,7 @@
 """A draw -> a sample. All chance of a training sample comes from one generator seeded by its draw."""
 
-from collections.abc import Callable
-from typing import Any, BinaryIO
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -28,10 +28,18 @@ class Listening:
         sample_rate: Hz.
         mask_token: the tokenizer's.
         stereo: two channels instead of one.
+
+    Attributes:
+        features: by a clip's full name, what is used instead of its sound; None: the sound is decoded.
     """
 
     def __init__(self, seconds: float, sample_rate: int, mask_token: str, stereo: bool = False) -> None:
         self.seconds, self.sample_rate, self.mask_token, self.stereo = seconds, sample_rate, mask_token, stereo
+        self.features: Mapping[str, np.ndarray] | None = None
+
+    def open(self, shards: ShardSet, number: int) -> BinaryIO | None:
+        """The sound file of a sample; None when there is none, or none is needed."""
+        return shards.open_audio(number) if self.features is None else None
 
     def sample(self, key: str, meta: dict[str, Any], audio: BinaryIO | None, rng: np.random.Generator | None) -> Sample:
         """Decodes one sample, its waveform still float32; `rng` makes the crop a random one.
@@ -39,6 +47,8 @@ class Listening:
         Raises:
             DataError: it cannot be used.
         """
+        if self.features is not None:
+            return self._stored(key, meta, self.features[key])
         if audio is None:
             raise DataError("has no sound file beside its json")
         captions, labels = captions_of(meta), labels_of(meta)
@@ -51,9 +61,15 @@ class Listening:
         source, title = str(meta.get("source", "")), str(meta.get("title", ""))
         return Sample(key, waveform, captions, captions, labels, source, title, notes=notes)
 
+    @staticmethod
+    def _stored(key: str, meta: dict[str, Any], features: np.ndarray) -> Sample:
+        captions, source, title = captions_of(meta), str(meta.get("source", "")), str(meta.get("title", ""))
+        nothing = np.empty(0, np.float32)
+        return Sample(key, nothing, captions, captions, labels_of(meta), source, title, features=features)
+
 
 class Training(Listening):
-    """A random crop with one random caption, mixed with another clip's, masked and augmented as configured."""
+    """A crop with one random caption, mixed with another clip's, masked and augmented as configured."""
 
     def __init__(
         self,
@@ -65,18 +81,19 @@ class Training(Listening):
         word_mask: WordMask | None = None,
         mix: PairMix | None = None,
         label_template: str | None = None,
+        crop: Literal["random", "first"] = "random",
     ) -> None:
         super().__init__(seconds, sample_rate, mask_token, stereo)
         self.transform, self.word_mask, self.mix = transform, word_mask, mix
-        self.label_template = label_template
+        self.label_template, self.crop = label_template, crop
 
     def cropped(self, key: str, meta: dict[str, Any], audio: BinaryIO | None, rng: np.random.Generator) -> Sample:
-        """A random crop with one random caption.
+        """A random crop, or the beginning, with one random caption.
 
         Raises:
             DataError: it cannot be used.
         """
-        sample = self.sample(key, meta, audio, rng)
+        sample = self.sample(key, meta, audio, rng if self.crop == "random" else None)
         if not sample.captions and sample.labels and self.label_template is not None:
             sample.captions = [label_caption(sample.labels, self.label_template)]
         if not sample.captions:
@@ -115,7 +132,7 @@ class EvaluationDataset(Dataset[Loaded]):
     def __getitem__(self, draw: Draw) -> Loaded:
         number, key = draw.number, self.shards.name(draw.number)
         try:
-            audio = self.shards.open_audio(number)
+            audio = self.listening.open(self.shards, number)
             sample = self.listening.sample(key, self.shards.metadata(number), audio, rng=None)
             if not sample.captions and not sample.labels:
                 raise DataError("has neither a caption (`text`) nor a label (`tag`) in its json")
@@ -156,7 +173,7 @@ class TrainingDataset(Dataset[Loaded]):
         for _ in range(REPLACEMENTS):
             key = self.shards.name(number)
             try:
-                audio = self.shards.open_audio(number)
+                audio = self.training.open(self.shards, number)
                 sample = self.training.cropped(key, self.shards.metadata(number), audio, rng)
             except DataError as error:
                 bad.append(BadSample(key, str(error)))

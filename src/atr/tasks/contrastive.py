@@ -41,6 +41,8 @@ class ContrastiveTask(pl.LightningModule):
         seconds: length of the training clips; None: of the model's.
     """
 
+    MADE = "embeddings"  # of a clip, as messages call them
+
     def __init__(
         self,
         model: Clap,
@@ -94,6 +96,13 @@ class ContrastiveTask(pl.LightningModule):
                 numbers = {"loss": rows.loss, "t2a/R@1": rows.t2a.float(), "a2t/R@1": rows.a2t.float()}
                 means = {f"train/{name}/{what}": value[own].mean() for what, value in numbers.items()}
                 self.log_dict(means, batch_size=batch_size)
+
+    @torch.no_grad()
+    def finite(self, batch: Batch, rows: slice) -> Tensor:
+        """Whether both embeddings of each of some pairs of a batch are numbers: bool `(rows,)`."""
+        audio = self.model.encode_audio(batch.waveform[rows])
+        text = self.model.encode_text(batch.input_ids[rows], batch.attention_mask[rows])
+        return audio.isfinite().all(dim=1) & text.isfinite().all(dim=1)
 
     def on_after_backward(self) -> None:
         """Of parts that are frozen in this epoch nothing is clipped or reaches the optimizer."""

@@ -140,16 +140,14 @@ def all_finite(losses: list[Tensor], parameters: list[nn.Parameter], trainer: pl
 
 @torch.no_grad()
 def sound(task: Any, batch: Batch) -> list[Pair]:
-    """The pairs of a batch, each encoded by itself: in evaluation mode no clip depends on another."""
+    """The pairs of a batch, each looked at by itself: in evaluation mode no clip depends on another."""
     model = task.model
     modes = {part: part.training for part in model.modules()}
     model.eval()
     finite = []
     for first in range(0, len(batch.samples), AT_ONCE):
         rows = slice(first, first + AT_ONCE)
-        audio = model.encode_audio(batch.waveform[rows])
-        text = model.encode_text(batch.input_ids[rows], batch.attention_mask[rows])
-        finite += (audio.isfinite().all(dim=1) & text.isfinite().all(dim=1)).tolist()
+        finite += task.finite(batch, rows).tolist()
     for part, training in modes.items():
         part.training = training
     return [Pair(sample.key, sample.corpus, good) for sample, good in zip(batch.samples, finite, strict=True)]
@@ -166,15 +164,15 @@ def of_all_ranks(pairs: list[Pair], trainer: pl.Trainer) -> list[Pair]:
 
 def message(task: Any, loss: float, step: int, pairs: list[Pair]) -> str:
     """What happened, and in which clips to look for the reason."""
-    scale = float(task.loss.logit_scale.detach().exp())
+    scaled = f" (logit scale {float(task.loss.logit_scale.detach().exp()):.4g})" if hasattr(task, "loss") else ""
     what = f"the loss is {loss:.4g}, but its gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
-    said = f"step {step}: {what} (logit scale {scale:.4g})."
+    said = f"step {step}: {what}{scaled}."
     if broken := [name for name, value in task.named_parameters() if not value.isfinite().all()]:
         return f"{said} The weights themselves are not finite: {len(broken)} tensors, the first is {broken[0]}."
     bad = [pair for pair in pairs if not pair.finite]
     if not bad:
-        return f"{said} By itself each clip's embedding is finite. The batch: {named(pairs)}."
-    return f"{said} Clips whose embeddings are not finite: {named(bad)}; {len(pairs)} in the batch."
+        return f"{said} By themselves the {task.MADE} of each clip are finite. The batch: {named(pairs)}."
+    return f"{said} Clips whose {task.MADE} are not finite: {named(bad)}; {len(pairs)} in the batch."
 
 
 def named(pairs: list[Pair]) -> str:

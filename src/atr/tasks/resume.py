@@ -14,7 +14,9 @@ SAME_ON_RESUME = (
     "model", "loss", "optimizer", "schedule", "augment", "masking", "seed", "data.batch_size", "data.exclude_labels",
     "data.seconds", "data.sample_rate", "data.mixture", "data.stereo", "data.streaming", "data.streaming_clips",
     "data.label_template", "micro_batch", "parameters", "ema",
+    "data.crop", "captioner.mapping", "captioner.language_model", "captioner.temporal",
 )  # fmt: skip
+LATER = {"data.crop": "random"}  # keys that earlier versions did not write, with the value that they stood for
 SAID_ON_RESUME = (
     "trainer.precision", "trainer.gradient_clip_val", "trainer.gradient_clip_algorithm", "trainer.max_epochs",
     "trainer.max_steps", "trainer.limit_train_batches",
@@ -49,7 +51,11 @@ def find_resume(cfg: DictConfig) -> Path | None:
             f"{found} holds weights only; go on with the .ckpt beside it, or start a new run from it with init="
         )
     before = read_checkpoint(found).config
-    if changed := [key for key in SAME_ON_RESUME if OmegaConf.select(before, key) != OmegaConf.select(cfg, key)]:
+    values = {
+        key: (OmegaConf.select(before, key, default=LATER.get(key)), OmegaConf.select(cfg, key))
+        for key in SAME_ON_RESUME
+    }
+    if changed := [key for key, (then, now) in values.items() if then != now]:
         raise CheckpointError(
             f"{found} belongs to a run with other values of {', '.join(changed)}; give that run's experiment= and "
             "overrides again (they are in its config.yaml), or start a new run from its weights with init="

@@ -21,7 +21,6 @@ from atr.ranks import check_started
 from atr.shards.forks import available_processors
 from atr.tasks.averaging import WeightAverage
 from atr.tasks.callbacks import StepProgress
-from atr.tasks.contrastive import ContrastiveTask
 from atr.tasks.curves import carry_on, curves_until
 from atr.tasks.files import WholeFiles
 from atr.tasks.resume import rewind
@@ -94,7 +93,7 @@ def check_saving(cfg: DictConfig) -> None:
         )
 
 
-def fit(trainer: pl.Trainer, task: ContrastiveTask, data: AudioTextData, folder: Path, resume: Path | None) -> None:
+def fit(trainer: pl.Trainer, task: pl.LightningModule, data: AudioTextData, folder: Path, resume: Path | None) -> None:
     """`trainer.fit`, then `last.ckpt` in `folder`.
 
     Raises:
