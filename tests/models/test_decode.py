@@ -72,9 +72,9 @@ def slow_beam(captioner, feature, beams, limit=8, **repetition):
         ]
         grown = sorted(grown, key=lambda one: -one[0])[: 2 * beams]
         done = [tokens[-1] == END or place == limit - 1 for _, tokens in grown]
-        ended += [(score / (place + 1), tokens) for (score, tokens), is_done in zip(grown, done) if is_done][
-            : sum(done[:beams])
-        ]
+        ended += [
+            (score / (place + 1), tokens) for (score, tokens), is_done in zip(grown, done, strict=True) if is_done
+        ][: sum(done[:beams])]
         ended = sorted(ended, key=lambda one: -one[0])[:beams]
         running = [one for one, is_done in zip(grown, done, strict=True) if not is_done][:beams]
         if not running or (len(ended) == beams and running[0][0] / (place + 1) <= ended[-1][0]):
