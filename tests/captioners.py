@@ -12,7 +12,7 @@ from tests.conftest import TINY
 
 WORDS = ["dog", "rain", "sea", "wind", "low", "high", "note", "hum", "door"]
 SPOKEN = range(2, 12)  # the end token and the words; the others are never written
-LOUD = 4  # what of a mapping's weights: clips are alike to a random encoder
+LOUD = 4  # times as large as they begin are the weights of a mapping, so that it says something else of each clip
 
 
 def word_tokenizer(folder, words, max_tokens=8):
@@ -50,3 +50,13 @@ def tiny_captioner(folder, clap=None, temporal=False, seed=8, words=WORDS):
     for weight in loud:
         weight.data *= LOUD
     return Captioner(clap, mapping, language_model(tokenizer, config=config), tokenizer, temporal).eval()
+
+
+@torch.no_grad()
+def spread(captioner, waveforms):
+    """Has the mapping hear how clips differ from their mean: to a tiny encoder they are alike."""
+    features = captioner.features(waveforms).flatten(0, -2)
+    layer = captioner.mapping.project if captioner.temporal else captioner.mapping.layers[0]
+    layer.weight /= features.std(dim=0)
+    layer.bias.copy_(-layer.weight @ features.mean(dim=0))
+    return captioner

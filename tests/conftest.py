@@ -126,15 +126,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def captioning(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a tiny captioner on the tiny model, which training wrote after one step."""
-    folder = tmp_path_factory.mktemp("captioning")
-    own = [
-        "captioner=prefix", "captioner/language_model=gpt2_demo", "captioner.language_model.config.n_embd=32",
-        "captioner.mapping.prefix_length=4", "captioner.language_model.tokenizer.max_tokens=12", f"init={trained}",
-        "+captioner.language_model.config.initializer_range=0.3", "masking=none", "data.crop=first",
-        "data.batch_size=16", "trainer.max_epochs=1",
-    ]  # fmt: skip
-    train(Compose(folder / "run", trained.parent.parent.parent / "shards")(*own))
+    """A checkpoint of a tiny captioner on the tiny model, trained for one step."""
+    from tests.captions import compose  # which stands on this module
+
+    folder, shards = tmp_path_factory.mktemp("captioning"), trained.parent.parent.parent / "shards"
+    more = ["captioner.language_model.tokenizer.max_tokens=12", "trainer.max_epochs=1", "data.batch_size=16"]
+    train(compose(trained, folder / "run", shards, "+captioner.language_model.config.initializer_range=0.3", *more))
     return folder / "run" / "checkpoints" / "last.ckpt"
 
 
