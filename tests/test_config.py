@@ -6,6 +6,7 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from atr.captioning import build_captioner
 from atr.config import compose_config, conf_dir, demo_dir, missing
 from atr.errors import UsageError
 from atr.evaluation.run import evaluate_checkpoint
@@ -23,24 +24,33 @@ EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.y
 
 @pytest.mark.parametrize("file", FILES, ids=str)
 def test_every_file_composes(file):
-    cfg = compose_config([f"{file.parent}={file.name}"])
+    within = ["captioner=prefix"] if str(file).startswith("captioner/") else []
+    cfg = compose_config([*within, f"{file.parent}={file.name}"])
     assert cfg.seed == 0 and cfg.model._target_ == "atr.models.clap.Clap"
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_instantiates(experiment, shards, tmp_path):
     """Stand-ins: a RoBERTa with random weights for the published one, sixteen tones for corpora."""
-    fold = "${demo:esc10/fold5}" if experiment.startswith("demo") else str(shards)
+    demo = experiment in ("demo", "demo_unseen", "caption_demo")
+    fold = "${demo:esc10/fold5}" if demo else str(shards)
     overrides = [f"experiment={experiment}", f"run_dir={tmp_path}", "init=x.ckpt", f"data.train=['{fold}']",
                  f"data.test=['{fold}']", "data.batch_size=4", "model/text=roberta_demo"]  # fmt: skip
-    if not experiment.startswith("demo"):
+    if experiment.startswith("caption"):
+        overrides.append("captioner/language_model=gpt2_demo")
+    if not demo:
         overrides.append(f"data.validation=['{fold}']")
     cfg = compose_config(overrides)
     OmegaConf.resolve(cfg)
     assert OmegaConf.missing_keys(cfg) == set() and cfg.name == experiment
     model = instantiate(cfg.model)
-    batch = next(iter(build_data(cfg, model).train_dataloader()))
-    loss = instantiate(cfg.loss)(model(batch), batch)
+    if cfg.captioner:
+        model = build_captioner(model, cfg.captioner)
+        batch = next(iter(build_data(cfg, model).train_dataloader()))
+        loss = model.loss(model.features(batch.waveform), batch.input_ids, batch.attention_mask)
+    else:
+        batch = next(iter(build_data(cfg, model).train_dataloader()))
+        loss = instantiate(cfg.loss)(model(batch), batch)
     loss.backward()
     assert loss.isfinite()
     optimizer = instantiate(cfg.optimizer)(model.parameters())
@@ -53,6 +63,15 @@ def test_the_sizes_have_the_references_widths(size):
     cfg = compose_config([f"model/audio=htsat_{size}", "model/mel=clap_48k"])
     assert cfg.model.audio.embed_dim == {"tiny": 96, "base": 128, "large": 256}[size]
     assert sum(cfg.model.audio.depths) == (12 if size == "tiny" else 18)
+
+
+def test_the_papers_captioner():
+    cfg = compose_config(["experiment=caption_audiocaps_clotho_macs", "init=x.ckpt"])
+    assert (cfg.data.batch_size, cfg.trainer.max_epochs, cfg.optimizer.lr) == (128, 15, 5e-4)
+    assert cfg.captioner.mapping.prefix_length == 8 and list(cfg.data.train) == ["audiocaps", "clotho", "macs"]
+    assert cfg.captioner.language_model.train == "nothing" and cfg.captioner.language_model.tokenizer.path == "gpt2"
+    lora = compose_config(["captioner=prefix", "captioner/language_model=gpt2_lora"]).captioner.language_model
+    assert (lora.name, lora.train, lora.rank) == ("gpt2", "lora", 8)
 
 
 def test_the_papers_recipe():
@@ -72,7 +91,10 @@ def test_the_papers_recipe():
         ("sed=1", r"no key 'sed'\. Did you mean seed\? .*at the top: augment, bad_samples"),
         ("foo.bar=1", r"no key 'foo.bar'\. .*at the top: augment"),
         ("model.audio.embed=3", r"Did you mean model.audio.embed_dim\?"),
-        ("experiment=dem", r"experiment=dem does not exist; there are: atr_pretrain, demo, demo_unseen"),
+        (
+            "experiment=dem",
+            r"experiment=dem does not exist; there are: atr_pretrain, caption_",
+        ),
         ("model/audio=x", r"model/audio=x does not exist; there are: htsat_base"),
         ("seed=[1", r"no viable alternative"),
     ],
