@@ -120,7 +120,7 @@ def test_killed_and_continued_gives_the_same_bytes(captioning, sounds, tmp_path,
     content = out.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(embed, "GROUP_CLIPS", 4)
-        patch.setattr(module, "caption_sources", None)  # all is done
+        patch.setattr(module, "caption_sources", lambda *_, **__: 1 / 0)  # all is done
         done = caption_places(captioning, [sounds], out, NUCLEUS, True)
     assert out.read_bytes() == content and not part.exists()
     assert len(done.sounds) == 11 and [one.key for one in done.bad] == ["05b.wav"]
