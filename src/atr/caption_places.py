@@ -73,7 +73,7 @@ def caption_places(
     part = None if out is None else _part_of(out)
     items, lost, left_out = find_sounds(places)
     model = load(checkpoint)
-    about = _about(model, items, decoding, times)
+    about = {} if part is None else _about(model, items, decoding, times)
     write = functools.partial(caption_sources, model, decoding=decoding, times=times, batch=batch)
     done = CaptionedPlaces(left_out=left_out)
     with nullcontext() if part is None else claimed(part, about):

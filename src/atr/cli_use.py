@@ -137,7 +137,7 @@ def search(
 
 @use.command()
 def caption(
-    checkpoint: Annotated[str, typer.Argument(help="A .ckpt of a captioning run.")],
+    checkpoint: Annotated[str, typer.Argument(help="A .ckpt or .safetensors of a captioning run.")],
     places: Places,
     out: Annotated[
         Path | None, typer.Option(help="csv file to write id, caption into. Default: lines are shown.")
