@@ -1,12 +1,15 @@
 """Captions as tokens with an end, and which weights of a language model are trained."""
 
+import csv
+import json
+
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 
 from atr.errors import CheckpointError, UsageError
 from atr.models.language import CaptionTokenizer, Lora, language_model
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SHARED
 
 TOKENIZER = str(ROOT / "data" / "tokenizer")
 SMALL = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
@@ -118,3 +121,19 @@ def test_lora_is_the_layer_with_its_product_added_to_the_weight(words):
     expected = x @ (lora.inner.weight + 0.5 * lora.down @ lora.up) + lora.inner.bias
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)  # measured: 1e-6
     assert not torch.allclose(got, lora.inner(x), atol=1e-2)
+
+
+@pytest.mark.skipif(not (SHARED / "data" / "tokenizers" / "gpt2").is_dir(), reason="needs the shared files")
+def test_gpt2s_own_tokenizer(tmp_path):
+    """Its end is 50256, "!" is token 0, and 67 tokens hold every caption of Clotho."""
+    folder = SHARED / "data" / "tokenizers" / "gpt2"
+    vocabulary = json.loads((folder / "vocab.json").read_text())
+    merges = [tuple(line.split()) for line in (folder / "merges.txt").read_text().splitlines()[1:] if line]
+    GPT2Tokenizer(vocab=vocabulary, merges=merges).save_pretrained(tmp_path)
+    words = CaptionTokenizer(str(tmp_path), max_tokens=67)
+    tokens = words(["Hello world", "Rain!"])
+    assert tokens["input_ids"].tolist() == [[15496, 995, 50256], [31443, 0, 50256]] and words.end == 50256
+    assert words.decode(tokens["input_ids"]) == ["Hello world", "Rain!"]
+    with (SHARED / "data" / "captions" / "clotho" / "test.csv").open() as file:
+        captions = [row[f"caption_{number}"] for row in csv.DictReader(file) for number in range(1, 6)]
+    assert len(captions) == 5_225 and words.too_long(captions) == 0

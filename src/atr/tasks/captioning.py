@@ -33,7 +33,7 @@ class CaptioningTask(pl.LightningModule):
         provenance: goes into each checkpoint as `checkpoint["atr"]`.
     """
 
-    MADE = "losses"  # of a clip, as messages call them
+    MADE = ("loss", "losses")  # of a clip, as messages call it and them
 
     def __init__(
         self,

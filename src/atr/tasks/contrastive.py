@@ -41,7 +41,7 @@ class ContrastiveTask(pl.LightningModule):
         seconds: length of the training clips; None: of the model's.
     """
 
-    MADE = "embeddings"  # of a clip, as messages call them
+    MADE = ("embedding", "embeddings")  # of a clip, as messages call it and them
 
     def __init__(
         self,

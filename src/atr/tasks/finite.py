@@ -171,8 +171,8 @@ def message(task: Any, loss: float, step: int, pairs: list[Pair]) -> str:
         return f"{said} The weights themselves are not finite: {len(broken)} tensors, the first is {broken[0]}."
     bad = [pair for pair in pairs if not pair.finite]
     if not bad:
-        return f"{said} By themselves the {task.MADE} of each clip are finite. The batch: {named(pairs)}."
-    return f"{said} Clips whose {task.MADE} are not finite: {named(bad)}; {len(pairs)} in the batch."
+        return f"{said} By itself each clip's {task.MADE[0]} is finite. The batch: {named(pairs)}."
+    return f"{said} Clips whose {task.MADE[1]} are not finite: {named(bad)}; {len(pairs)} in the batch."
 
 
 def named(pairs: list[Pair]) -> str:
