@@ -124,6 +124,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run" / "checkpoints" / "last.ckpt"
 
 
+@pytest.fixture(scope="session")
+def captioning(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a tiny captioner on the tiny model, trained for one step."""
+    from tests.captions import compose  # which stands on this module
+
+    folder, shards = tmp_path_factory.mktemp("captioning"), trained.parent.parent.parent / "shards"
+    more = ["captioner.language_model.tokenizer.max_tokens=12", "trainer.max_epochs=1", "data.batch_size=16"]
+    train(compose(trained, folder / "run", shards, "+captioner.language_model.config.initializer_range=0.3", *more))
+    return folder / "run" / "checkpoints" / "last.ckpt"
+
+
 @pytest.fixture(autouse=True)
 def _same_threads() -> None:
     torch.set_num_threads(2)

@@ -1,4 +1,4 @@
-"""`atr classify | embed | search` as a user meets them."""
+"""`atr classify | embed | search | caption` as a user meets them."""
 
 import csv
 import json
@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import atr
 from atr.cli import app
+from atr.errors import UsageError
 from tests.conftest import tone
 from tests.test_cli import run
 
@@ -63,6 +64,31 @@ def test_classify_folders_to_csv(trained, sounds, tmp_path):
         assert float(row["cosine_1"]) == pytest.approx(ranked[0][1], abs=1e-5)
 
 
+def test_caption_prints_lines_and_lists_bad_files(captioning, sounds, tmp_path):
+    (sounds / "bad.wav").write_text("no sound")
+    settings = ["--method", "nucleus", "--top-p", "1", "--seed", "2", "--candidates", "3"]
+    done = run("caption", captioning, "sounds", *settings, cwd=tmp_path)
+    assert done.returncode == 1 and "1 could not be used:\n  bad.wav cannot be decoded" in done.stderr
+    files, how = sorted((sounds / "inner").iterdir()), {"method": "nucleus", "top_p": 1.0, "seed": 2, "candidates": 3}
+    model = atr.load(captioning)
+    found = model.caption(files, **how)
+    assert done.stdout.splitlines() == [f"inner/{file.name}  {text}" for file, text in zip(files, found, strict=True)]
+    assert len(set(found)) == 4 and "Traceback" not in done.stderr
+
+    invoke = CliRunner().invoke(app, ["caption", str(captioning), str(files[3]), "--times", "--beams", "3"])
+    assert invoke.exit_code == 0, invoke.exception
+    assert invoke.stdout.splitlines() == [
+        f"{files[3]}  {one.start:.2f}-{one.end:.2f} s  {one.text}" for one in model.caption(files[3], True, beams=3)
+    ]
+
+
+def test_caption_refuses(trained, captioning, sounds):
+    contrastive = CliRunner().invoke(app, ["caption", str(trained), str(sounds)])
+    assert isinstance(contrastive.exception, UsageError) and "this is a contrastive" in str(contrastive.exception)
+    method = CliRunner().invoke(app, ["caption", str(captioning), str(sounds), "--method", "sampling"])
+    assert "method is 'sampling'; allowed: greedy, beam, nucleus" in str(method.exception)
+
+
 def test_wrong_usage(trained, sounds, tmp_path):
     invoke = CliRunner().invoke
     both = invoke(app, ["classify", str(trained), str(sounds), "--labels", "a", "--labels-file", "x"])
@@ -76,7 +102,7 @@ def test_wrong_usage(trained, sounds, tmp_path):
     assert "is empty" in str(empty.exception)
 
 
-@pytest.mark.parametrize("verb", ["embed", "search"])
+@pytest.mark.parametrize("verb", ["embed", "search", "caption"])
 def test_help_has_an_example(verb):
     result = CliRunner().invoke(app, [verb, "--help"])
     assert result.exit_code == 0 and f"atr {verb} " in result.stdout

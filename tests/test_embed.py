@@ -118,9 +118,9 @@ def test_killed_and_continued_gives_the_same_bytes(trained, sounds, tmp_path, mo
     embed(trained, [sounds], tmp_path / "other.npz", "each")
     groups_encoded, encode = [], AudioTextModel.encode_sources
 
-    def counted(self, sources, windows, frames=False):
+    def counted(self, sources, windows):
         groups_encoded.append(len(sources))
-        return encode(self, sources, windows, frames)
+        return encode(self, sources, windows)
 
     monkeypatch.setattr(AudioTextModel, "encode_sources", counted)
     embed(trained, [sounds], out, "each")

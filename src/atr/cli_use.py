@@ -1,11 +1,11 @@
-"""The verbs that use a model: `atr classify | embed | search`; argument parsing only."""
+"""The verbs that use a model: `atr classify | embed | search | caption`; argument parsing only."""
 
 import json
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -133,6 +133,67 @@ def search(
         print(json.dumps(rows, indent=2))
     else:
         print_hits(texts, found)
+
+
+@use.command()
+def caption(
+    checkpoint: Annotated[str, typer.Argument(help="A .ckpt or .safetensors of a captioning run.")],
+    places: Places,
+    out: Annotated[
+        Path | None, typer.Option(help="csv file to write id, caption into. Default: lines are shown.")
+    ] = None,
+    times: Annotated[
+        bool, typer.Option("--times", help="A caption for each window: id, start, end (s), caption.")
+    ] = False,
+    method: Annotated[str, typer.Option(help="beam, greedy or nucleus.")] = "beam",
+    beams: Annotated[int, typer.Option(help="Of beam.")] = 5,
+    top_p: Annotated[
+        float, typer.Option(help="Of nucleus: draw from the likeliest tokens that have this share.")
+    ] = 0.9,
+    temperature: Annotated[float, typer.Option(help="Of nucleus: logits are divided by it.")] = 1.0,
+    candidates: Annotated[
+        int, typer.Option(help="More than 1: beams or draws, of which the one nearest to the sound is kept.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(help="Of nucleus.")] = 0,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest caption. Default: as in training.")] = None,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1: fewer words stand twice in a caption.")] = 1.0,
+    no_repeat_ngram: Annotated[int, typer.Option(help="So many tokens in a row never stand twice; 0: they may.")] = 0,
+    batch: Annotated[int, typer.Option(help="Captions decoded together.")] = 16,
+    quiet: Quiet = False,
+) -> None:
+    """Say in words what is heard. Stopped or killed, the same command with --out goes on.
+
+    What cannot be read is listed; the exit status is then 1.
+
+        atr caption last.ckpt street.wav dog.ogg
+
+        atr caption last.ckpt recordings/ --out captions.csv --candidates 5
+
+        atr caption last.ckpt recordings/ --times --out events.csv --method nucleus --top-p 0.8 --seed 1
+    """
+    from atr.caption_places import caption_places
+    from atr.inference import some
+    from atr.models.decode import Decoding
+
+    settings: dict[str, Any] = {
+        "method": method, "beams": beams, "top_p": top_p, "temperature": temperature, "candidates": candidates,
+        "seed": seed, "max_tokens": max_tokens, "repetition_penalty": repetition_penalty,
+        "no_repeat_ngram": no_repeat_ngram,
+    }  # fmt: skip
+    try:
+        done = caption_places(checkpoint, places, out, Decoding(**settings), times, batch, not quiet)
+    except KeyboardInterrupt:
+        if out is not None:
+            print("stopped; the same command goes on where it was", file=sys.stderr)
+        raise
+    for remark, about in done.remarks().items():
+        warnings.warn(f"{some(about)}: {remark}", stacklevel=1)
+    if out is not None:
+        print(f"{len(done.sounds)} clips: {out}")
+    for sound in done.sounds if out is None else []:
+        for start, end, text in sound.captions:
+            print(f"{sound.name}  {start:.2f}-{end:.2f} s  {text}" if times else f"{sound.name}  {text}")
+    _list_bad(done.bad)
 
 
 def _list_bad(bad: Sequence[BadSample]) -> None:

@@ -68,10 +68,10 @@ def embed(
     part = out.with_name(f"{out.name}.part")
     if out.exists():
         done = read_collection(out)
-        _check_same(done.about, about, out)
+        check_same(done.about, about, out)
         shutil.rmtree(part, ignore_errors=True)  # killed before this line
         return done, left_out
-    with _claimed(part, about):
+    with claimed(part, about):
         with fast_cpu(), clip_bar(len(items), progress) as on_clip:
             parts = [
                 _group(model, group, windows, part / f"{number:06d}.npz", on_clip)
@@ -135,7 +135,7 @@ def _group(
 
 
 @contextlib.contextmanager
-def _claimed(part: Path, about: dict[str, Any]) -> Iterator[None]:
+def claimed(part: Path, about: dict[str, Any]) -> Iterator[None]:
     """The folder of what is done so far, for one process, if it was made in the same way.
 
     Raises:
@@ -147,7 +147,7 @@ def _claimed(part: Path, about: dict[str, Any]) -> Iterator[None]:
         part.mkdir(exist_ok=True)
         with FileLock(part / "lock", timeout=0):
             if settings.is_file():
-                _check_same(json.loads(settings.read_text()), about, part)
+                check_same(json.loads(settings.read_text()), about, part)
             else:
                 written = part / "settings.new"
                 written.write_text(json.dumps(about, indent=2))
@@ -159,7 +159,7 @@ def _claimed(part: Path, about: dict[str, Any]) -> Iterator[None]:
         raise DataError(f"{part}: cannot be written ({error.strerror or error}); what is done stays there") from error
 
 
-def _check_same(before: dict[str, Any], now: dict[str, Any], path: Path) -> None:
+def check_same(before: dict[str, Any], now: dict[str, Any], path: Path) -> None:
     """Refuses to go on with what was made in another way.
 
     Raises:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, overload
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, TypeVar, overload
 
 import numpy as np
 import torch
@@ -25,9 +25,13 @@ from atr.shards.scan import Window as Stretch
 from atr.types import BadSample
 from atr.windows import Frames, Window, Windows, check_windows, clip_windows, join, join_frames, power
 
+if TYPE_CHECKING:
+    from atr.captions import Caption
+
 Sound = str | Path | BinaryIO | tuple[np.ndarray, int]
 MOST_CHANNELS = 64  # more are samples `(channels, T)`, whose mean would be no sound
 BATCH = 32  # windows encoded together
+CAPTIONED = 16  # captions decoded together
 DEFAULT_TEMPLATE = "The sound of {label}"  # arXiv 2309.11500
 
 
@@ -57,6 +61,16 @@ class Heard:
     powers: list[float] = field(default_factory=list)
     duration: float = 0.0
     remarks: list[str] = field(default_factory=list)
+
+
+class Named(Protocol):
+    """What was made of a sound: how messages call it, and what a user should know about it."""
+
+    name: str
+    remarks: list[str]
+
+
+Made = TypeVar("Made", bound=Named)
 
 
 class AudioTextModel:
@@ -126,33 +140,27 @@ class AudioTextModel:
         check_windows(windows, self.fuses)
         if frames and windows == "fusion":
             raise UsageError("frames=True needs windows; windows='fusion' makes one vector of the whole clip")
-        sources = [Source(_name(one, i), functools.partial(_as_is, one)) for i, one in enumerate(_as_list(sounds))]
         done: list[Tensor] = []
         along_time: list[Frames] = []
-        remarks: dict[str, list[str]] = {}
-        with clip_bar(len(sources), progress and len(sources) > BATCH) as on_clip:
-            for heard in self.encode_sources(sources, windows, frames):
-                if isinstance(heard, BadSample):
-                    raise DataError(f"{heard.key}{'' if heard.reason[:1] == ':' else ' '}{heard.reason}")
-                for remark in heard.remarks:
-                    remarks.setdefault(remark, []).append(heard.name)
-                if frames:
-                    along_time.append(join_frames(torch.stack(heard.vectors), heard.stretches, self.seconds))
-                else:
-                    done.append(join(torch.stack(heard.vectors), heard.powers, windows))
-                on_clip()
-        for remark, names in remarks.items():
-            warnings.warn(f"{some(names)}: {remark}", stacklevel=2)
+        encode = functools.partial(self.encode_sources, windows=windows, encode=self._encode_frames if frames else None)
+        for heard in made_of(as_list(sounds), encode, progress):
+            if frames:
+                along_time.append(join_frames(torch.stack(heard.vectors), heard.stretches, self.seconds))
+            else:
+                done.append(join(torch.stack(heard.vectors), heard.powers, windows))
         if frames:
             return along_time
         return torch.stack(done) if done else torch.zeros(0, self.clap.dim)
 
     def encode_sources(
-        self, sources: Iterable[Source], windows: str, frames: bool = False
+        self, sources: Iterable[Source], windows: str, encode: Callable[[Tensor], Tensor] | None = None
     ) -> Iterator[Heard | BadSample]:
         """Encodes the windows of sounds, `BATCH` at a time across their borders; gives each sound or why it is none.
 
         In order, and no more of it in memory than the batch and the block that is being decoded.
+
+        Args:
+            encode: int16 `(B, T)` -> `(B, …)`: what is to be the vectors of the windows. None: their embeddings.
 
         Raises:
             UsageError: there are no such windows, or the model has no fusion.
@@ -168,7 +176,7 @@ class AudioTextModel:
                 for window in self._windows(source, windows, heard.remarks.append):
                     batch.append((heard, window))
                     if len(batch) == size:
-                        self._encode(batch, frames)
+                        self._encode(batch, encode or self.clap.encode_audio)
                         batch = []
                         while waiting[0] is not heard:
                             yield waiting.popleft()
@@ -176,24 +184,25 @@ class AudioTextModel:
                 waiting[-1] = BadSample(source.name, str(error))
                 batch = [one for one in batch if one[0] is not heard]
         if batch:
-            self._encode(batch, frames)
+            self._encode(batch, encode or self.clap.encode_audio)
         yield from waiting
 
     @torch.inference_mode()
-    def _encode(self, batch: list[tuple[Heard, Window]], frames: bool) -> None:
+    def _encode(self, batch: list[tuple[Heard, Window]], encode: Callable[[Tensor], Tensor]) -> None:
         """Adds to each clip what its windows of this batch give."""
         waveform = torch.from_numpy(np.stack([window.waveform for _, window in batch])).to(self.device)
         with torch.autocast(self.device.type, enabled=False):
-            if frames:
-                encoded = self.clap.audio.frames(self.clap.mel(waveform))
-                vectors = torch.nn.functional.normalize(self.clap.audio_projection(encoded).float(), dim=2)
-            else:
-                vectors = self.clap.encode_audio(waveform)
+            vectors = encode(waveform)
         for (heard, window), vector in zip(batch, vectors.cpu(), strict=True):
             heard.vectors.append(vector)
             heard.stretches.append((window.start, window.end))
             heard.powers.append(power(window.waveform))
             heard.duration = window.duration
+
+    def _encode_frames(self, waveform: Tensor) -> Tensor:
+        """int16 `(B, T)` -> embeddings along time, `(B, N, D)`, unit norm."""
+        encoded = self.clap.audio.frames(self.clap.mel(waveform))
+        return torch.nn.functional.normalize(self.clap.audio_projection(encoded).float(), dim=2)
 
     def _windows(self, source: Source, windows: str, note: Callable[[str], None]) -> Iterator[Window]:
         sound = source.open()
@@ -268,6 +277,44 @@ class AudioTextModel:
             )
         return names, encode_labels(self.clap, names, check_templates([template]), self.device)
 
+    @overload
+    def caption(self, sounds: Sound, times: Literal[False] = False, **how: Any) -> str: ...
+
+    @overload
+    def caption(self, sounds: Sound, times: Literal[True], **how: Any) -> "list[Caption]": ...
+
+    @overload
+    def caption(self, sounds: list[Any], times: Literal[False] = False, **how: Any) -> list[str]: ...
+
+    @overload
+    def caption(self, sounds: list[Any], times: Literal[True], **how: Any) -> "list[list[Caption]]": ...
+
+    def caption(
+        self, sounds: Any, times: bool = False, *, batch: int = CAPTIONED, progress: bool = True, **decoding: Any
+    ) -> Any:
+        """Says in words what is heard: a caption for one sound, a list of them for several.
+
+        For longer sounds than the model's window see `atr.captions.caption_sources`.
+
+        Args:
+            sounds: one, or a list, each as `encode_audio` takes it.
+            times: a list of (start in s, end in s, caption) for each sound instead, window by window; neighbours with
+                the same caption are joined.
+            batch: captions decoded together.
+            progress: shows a bar on a terminal (stderr) where there are more than `BATCH` sounds.
+            decoding: fields of `atr.models.decode.Decoding`: method, beams, top_p, seed, candidates …
+
+        Raises:
+            DataError: a sound cannot be read, is empty or holds NaN; the message names it.
+            UsageError: the checkpoint holds no captioner, or a setting has no meaning.
+        """
+        from atr.captions import caption_sources  # which stands on this module
+        from atr.models.decode import Decoding
+
+        write = functools.partial(caption_sources, self, decoding=Decoding(**decoding), times=times, batch=batch)
+        found = [one.captions if times else one.captions[0].text for one in made_of(as_list(sounds), write, progress)]
+        return found[0] if is_one(sounds) else found
+
     def fingerprint(self) -> str:
         """A hash of all weights, front end and tokenizer: what was embedded by the same model has the same."""
         return fingerprint(self.clap)
@@ -283,6 +330,28 @@ def fingerprint(clap: Clap) -> str:
     digest.update(repr(sorted(words.inner.get_vocab().items())).encode())
     add_tensors(digest, clap.state_dict() | {"filterbank": mel.filterbank})
     return digest.hexdigest()
+
+
+def made_of(
+    sounds: Sequence[Sound], make: Callable[[list[Source]], Iterator[Made | BadSample]], progress: bool
+) -> Iterator[Made]:
+    """What is made of each sound, with a bar where there are more than `BATCH`; warns of remarks at the end.
+
+    Raises:
+        DataError: a sound cannot be used; the message names it.
+    """
+    sources = [Source(_name(one, i), functools.partial(_as_is, one)) for i, one in enumerate(sounds)]
+    remarks: dict[str, list[str]] = {}
+    with clip_bar(len(sources), progress and len(sources) > BATCH) as on_clip:
+        for made in make(sources):
+            if isinstance(made, BadSample):
+                raise DataError(f"{made.key}{'' if made.reason[:1] == ':' else ' '}{made.reason}")
+            for remark in made.remarks:
+                remarks.setdefault(remark, []).append(made.name)
+            yield made
+            on_clip()
+    for remark, names in remarks.items():
+        warnings.warn(f"{some(names)}: {remark}", stacklevel=3)
 
 
 def some(names: Sequence[str]) -> str:
@@ -324,11 +393,15 @@ def _samples(sound: tuple[Any, Any]) -> tuple[np.ndarray, int]:
     return samples.astype(np.float32, copy=False), int(sound[1])
 
 
-def _as_list(sounds: Sound | Sequence[Sound]) -> list[Sound]:
+def as_list(sounds: Sound | Sequence[Sound]) -> list[Sound]:
     """One sound or several as a list."""
+    return [sounds] if is_one(sounds) else list(sounds)  # type: ignore[list-item, arg-type]
+
+
+def is_one(sounds: Sound | Sequence[Sound]) -> bool:
+    """Whether this is one sound, and not a list of them."""
     is_array = isinstance(sounds, tuple) and len(sounds) == 2 and isinstance(sounds[0], np.ndarray | Tensor)
-    one = is_array or isinstance(sounds, np.ndarray | Tensor | str | Path) or hasattr(sounds, "read")
-    return [sounds] if one else list(sounds)  # type: ignore[list-item, arg-type]
+    return is_array or isinstance(sounds, np.ndarray | Tensor | str | Path) or hasattr(sounds, "read")
 
 
 def load(path: str | Path, tokenizer: str | Path | None = None) -> AudioTextModel:

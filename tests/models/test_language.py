@@ -44,6 +44,8 @@ def test_a_caption_that_is_cut_has_no_end():
 def test_decoding_stops_at_the_first_end(words):
     dog = words(["a dog"])["input_ids"][0].tolist()
     assert words.decode([dog + dog, dog[:-1], [words.end]]) == ["a dog", "a dog", ""]
+    odd = words(["  a \n\n dog\x1b[31m\x07 barks\t", "\n \x00\x9f"])["input_ids"]
+    assert words.decode(odd) == ["a dog [31m barks", ""]  # nothing that steers a terminal
 
 
 def test_it_travels_as_files(words):

@@ -1,5 +1,6 @@
 """The language model of a captioner: its tokenizer, its published or random weights, and which of them are trained."""
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from atr.errors import UsageError
 from atr.models.text import files_of, read_tokenizer, unpacked
 
+CONTROL = dict.fromkeys([*range(32), *range(127, 160)], " ")  # characters that change a screen instead of showing
 LORA = "c_attn"  # queries, keys and values of GPT-2: one matrix
 
 
@@ -57,10 +59,20 @@ class CaptionTokenizer:
         return sum(len(row) >= self.max_tokens for row in self._tokens(captions)) if captions else 0
 
     def decode(self, rows: Sequence[Sequence[int]] | Tensor) -> list[str]:
-        """Tokens -> captions: what stands before the first end token, without special tokens, stripped."""
+        """Tokens -> captions: what stands before the first end token, without special tokens and control characters.
+
+        Words have single blanks between them; there are none at the ends.
+        """
         rows = rows.tolist() if isinstance(rows, Tensor) else rows
         ended = [list(row[: row.index(self.end)] if self.end in row else row) for row in rows]
-        return [str(self.inner.decode(row, skip_special_tokens=True)).strip() for row in ended]
+        texts = [str(self.inner.decode(row, skip_special_tokens=True)) for row in ended]
+        return [" ".join(text.translate(CONTROL).split()) for text in texts]
+
+    @functools.cached_property
+    def blank(self) -> list[int]:
+        """The tokens of which nothing is seen, alone: blanks, control characters, the end and other special tokens."""
+        texts = self.decode([[token] for token in range(len(self))])
+        return [token for token, text in enumerate(texts) if not text]
 
     def files(self) -> dict[str, str]:
         """The tokenizer as file name -> content, for a checkpoint."""
