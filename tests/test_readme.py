@@ -7,6 +7,7 @@ import pytest
 
 from atr.cli import app
 from atr.cli_data import data
+from atr.cli_eval import evaluation, report
 from atr.cli_use import use
 from atr.config import compose_config
 from atr.datasets.corpus import corpus_names, find_corpus
@@ -42,12 +43,15 @@ def test_every_file_of_the_tree_is_there_and_every_room_is_in_it():
 
 
 def test_the_verbs_of_the_readme_are_those_of_the_command():
-    commands = [command for part in (app, data, use) for command in part.registered_commands]
-    verbs = {command.name or command.callback.__name__ for command in commands}
+    commands = [command for part in (app, data, use, report) for command in part.registered_commands]
+    verbs = {command.name or command.callback.__name__ for command in commands} | {"eval"}
+    ways = {command.name or command.callback.__name__ for command in evaluation.registered_commands}
+    assert set(re.findall(r"^atr eval ([a-z-]+) ", README, re.MULTILINE)) <= ways | {"--compare"}
+    assert ways <= set(re.findall(r"atr eval ([a-z-]+)", README))
     assert set(re.findall(r"\batr (\w+) CHECKPOINT", README)) <= verbs
     assert verbs == {
         "train", "eval", "classify", "embed", "search", "export", "doctor", "corpora", "prepare", "shard",
-        "check", "leaks", "stats",
+        "check", "leaks", "stats", "report", "caption",
     }  # fmt: skip
     assert set(re.findall(r"^atr (\w+) ", README, re.MULTILINE)) <= verbs
 
