@@ -21,6 +21,8 @@ def test_what_was_written_is_read(tmp_path):
     view = {"b": torch.zeros(3, 2).copy_(TENSORS["b"].T).T, "a": TENSORS["a"]}
     write_frozen(view, tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").iterdir()] == [FILE]
+    (tmp_path / "any").touch()
+    assert (tmp_path / "run" / FILE).stat().st_mode == (tmp_path / "any").stat().st_mode
     read = read_frozen(tmp_path / "run" / "last.ckpt", content_hash(TENSORS))
     assert read.keys() == TENSORS.keys() and all(torch.equal(read[name], TENSORS[name]) for name in read)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from atr.errors import CheckpointError
@@ -46,7 +46,8 @@ def write_frozen(tensors: Mapping[str, Tensor], folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     with whole_file(folder / FILE) as part:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part)
+        # Not `save_file`, whose files nobody else may read.
+        part.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
 
 
 def read_frozen(checkpoint: Path, sha256: str) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -155,7 +155,7 @@ def _add(folder: Path, shards: ShardSet, shard: int, new: dict[str, Tensor]) -> 
     keys, features = _read(path) if path.exists() else ([], torch.zeros(0))
     rows = dict(zip(keys, features, strict=True)) | new
     with whole_file(path) as part:
-        save_file({"features": torch.stack(list(rows.values()))}, part, {"keys": json.dumps(list(rows))})
+        part.write_bytes(save({"features": torch.stack(list(rows.values()))}, {"keys": json.dumps(list(rows))}))
 
 
 def _read(path: Path) -> tuple[list[str], Tensor]:
