@@ -57,7 +57,7 @@ def test_each_clip_and_each_distinct_caption_is_encoded_once_over_all_ranks(rank
 
 
 def test_two_ranks_validate_as_one(ranks):
-    """Captions are in the same batches and come out bit for bit; clips are in other batches (measured: 2e-7)."""
+    """Captions are in the same batches and come out bit for bit; clips are in other batches."""
     found, _ = ranks
     (one,) = found[1]
     place = {key: row for row, key in enumerate(one["keys"])}
