@@ -21,7 +21,8 @@ from atr import experiment
 from atr.checkpoint import newest_checkpoint, read_checkpoint
 from atr.config import compose_config
 from atr.errors import CheckpointError, DataError, UsageError
-from atr.evaluation.run import evaluate_checkpoint
+from atr.evaluation.own import config_of, evaluate_own, flat
+from atr.evaluation.run import Subject
 from atr.experiment import train
 from atr.tasks import trainer
 from atr.tasks.trainer import best_precision, build_trainer
@@ -72,7 +73,8 @@ def test_the_best_checkpoint_by_the_monitored_number_is_the_one_evaluated(tiny, 
     monkeypatch.setattr(trainer, "read_checkpoint", lambda path: read.append(Path(path).name) or read_checkpoint(path))
     numbers = train(cfg)
     assert read == ["best.ckpt"]
-    again = evaluate_checkpoint(tiny.run_dir / "checkpoints" / "best.ckpt").scores.flat()
+    best = tiny.run_dir / "checkpoints" / "best.ckpt"
+    again = flat(evaluate_own(Subject.of(atr.load(best), best), config_of(best)).results)
     assert numbers == pytest.approx(again)
 
 
