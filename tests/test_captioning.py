@@ -11,7 +11,8 @@ import atr
 from atr.captioning import load_captioner
 from atr.checkpoint import newest_checkpoint, read_checkpoint
 from atr.errors import CheckpointError
-from atr.evaluation.run import evaluate_checkpoint
+from atr.evaluation.own import flat
+from atr.evaluation.verbs import classify
 from atr.experiment import train
 from atr.frozen import FILE, write_frozen
 from atr.shards.write import write_shards
@@ -42,7 +43,7 @@ def test_a_moved_checkpoint_does_all_that_its_contrastive_model_does(last, train
     assert torch.equal(model.encode_audio(sound), base.encode_audio(sound))
     assert torch.equal(model.encode_text("a do note"), base.encode_text("a do note"))
     assert read_checkpoint(last).log_scale == pytest.approx(read_checkpoint(trained).log_scale)
-    numbers = [evaluate_checkpoint(path, [run / "shards"], templates=["{label}"]).flat() for path in (last, trained)]
+    numbers = [flat(classify(path, [str(run / "shards")], templates=["{label}"]).results) for path in (last, trained)]
     assert numbers[0] == numbers[1]
 
 

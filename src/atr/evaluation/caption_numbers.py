@@ -11,6 +11,7 @@ from atr.evaluation import bootstrap, ngrams
 from atr.evaluation.bootstrap import Measured, Statistic, ratio
 from atr.evaluation.captioning import CaptionMetric, score_captions
 from atr.evaluation.keywords import named
+from atr.evaluation.record import Result
 
 SEED = 0  # of the control that deals captions to other clips
 SHOWN = 3  # labels in a message
@@ -69,6 +70,35 @@ def measure_captions(
         other = [words[row] for row in dealt(len(words))]
         found.rows.append(mean_row("cider_d_shuffled", ngrams.cider_d(other, own)))
     return found
+
+
+@dataclass(frozen=True)
+class Written:
+    """A captioner's caption of a clip, and the clip's references."""
+
+    caption: str
+    references: list[str]
+
+
+def read_written(result: Result) -> dict[str, Written]:
+    """The captions that a result shows, by id; none where it is of another task.
+
+    Raises:
+        DataError: they are damaged.
+    """
+    try:
+        found = {}
+        for one in result.shown.get("captions", []):
+            texts = [one["id"], one["caption"], *one["references"]]
+            if not all(isinstance(text, str) for text in texts) or not isinstance(one["references"], list):
+                raise ValueError(f"{one!r:.80} is no caption with references")
+            found[one["id"]] = Written(one["caption"], list(one["references"]))
+        return found
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"the captions of {result.protocol.task} on {result.protocol.dataset} are damaged "
+            f"({type(error).__name__}: {error}); measure it again with `atr eval captioning`"
+        ) from error
 
 
 def copies_row(captions: Sequence[str], known: Collection[tuple[str, ...]]) -> Measured:
