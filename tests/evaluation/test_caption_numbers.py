@@ -114,7 +114,10 @@ def test_labels_without_keywords_are_named():
 
 @pytest.mark.parametrize(
     "captions",
-    [[1], "x", [{"id": "a"}], [{"id": "a", "caption": 3, "references": []}], [{"id": "a", "caption": "b", "references": "c"}]],
+    [
+        [1], "x", [{"id": "a"}], [{"id": "a", "caption": 3, "references": []}],
+        [{"id": "a", "caption": "b", "references": "c"}],
+    ],
 )  # fmt: skip
 def test_damaged_captions_of_a_result_are_refused(captions):
     one = result(np.ones(3), "captioning")

@@ -47,11 +47,11 @@ def subject(trained, tmp_path_factory):
     return Subject.of(AudioTextModel(clap, captioner=spread(captioner, heard)), "here.ckpt")
 
 
-def test_numbers_are_those_of_the_captions_by_hand(subject, shards):
+def test_numbers_are_those_of_the_captions_by_hand(subject, shards, tmp_path):
     clips = read_set([shards], "notes")
     done = caption_set(subject, clips, GREEDY, Beside(KEYWORDS, frozenset()))
     (result,) = done.results
-    sounds = [(tone(200 * 1.18**row, 1.0 + 0.05 * row), 16_000) for row in range(16)]
+    sounds = [str(tmp_path / "sounds" / f"{name}.wav") for name in clips.ids]
     written = [one.captions[0].text for one in caption_sources(subject.model, clips.items, GREEDY)]
     assert [one["caption"] for one in result.shown["captions"]] == written and len(set(written)) > 3
     assert [one["references"] for one in result.shown["captions"]] == clips.captions
@@ -60,7 +60,7 @@ def test_numbers_are_those_of_the_captions_by_hand(subject, shards):
     given, many = (dict(zip(clips.ids, texts, strict=True)) for texts in (written, clips.captions))
     for one in score_captions(given, many, clap=clap):
         if one.value is not None:
-            assert result.value(one.name) == pytest.approx(one.value, abs=1e-4 if one.name == "clap_score" else 1e-12)
+            assert result.value(one.name) == pytest.approx(one.value, abs=1e-5 if one.name == "clap_score" else 1e-12)
     assert result.value("copies") == 0 and result.value("distinct") == pytest.approx(len(set(written)) / 16)
     assert {"names_label", "names_label_shuffled", "cider_d_shuffled"} < {one.metric for one in result.rows[POOLED]}
     about = result.protocol
@@ -69,7 +69,7 @@ def test_numbers_are_those_of_the_captions_by_hand(subject, shards):
     assert done.saved["notes"].audio.shape == (16, 32) and len(done.saved["notes"].captions) == 0
 
 
-def test_another_language_model_has_another_hash(subject, trained, shards, tmp_path):
+def test_another_language_model_has_another_hash(subject, shards, tmp_path):
     clips = read_set([shards], "notes")
     one = caption_set(subject, clips, GREEDY).results[0].protocol
     other = Subject.of(AudioTextModel(subject.model.clap, captioner=tiny_captioner(tmp_path, subject.model.clap)), "x")
@@ -77,7 +77,7 @@ def test_another_language_model_has_another_hash(subject, trained, shards, tmp_p
     assert one.checkpoint_sha256 != two.checkpoint_sha256 and one.settings["clap"] == two.settings["clap"]
 
 
-def test_clips_without_references_are_named(subject, shards, tmp_path):
+def test_clips_without_references_are_named(subject, shards):
     clips = read_set([shards], "notes")
     clips.captions[3] = []
     with pytest.raises(DataError, match=r"1 of 16 clips of notes have no captions to compare with \(note03\)"):
@@ -92,7 +92,9 @@ def test_a_contrastive_model_writes_none(trained, shards):
 def test_captions_of_signs_only_are_no_captions(trained, shards, tmp_path):
     clap = atr.load(trained).clap
     signs = AudioTextModel(clap, captioner=tiny_captioner(tmp_path, clap, words=[".", "!", "?", "-"]))
-    with pytest.raises(Wordless, match=r"16 of 16 captions have no word \(note00, .*; train longer, or decode in"):
+    with pytest.raises(
+        Wordless, match=r"16 of 16 captions have no word \(note00 and 15 more: .*; train longer, or decode in"
+    ):
         write_captions(signs, read_set([shards]), GREEDY)
 
 
@@ -102,7 +104,8 @@ def test_copies_of_the_training_captions(subject, shards, trained, tmp_path):
     assert ("a", "do", "note") in words
     assert words == {tuple(ngrams.tokenise(text)) for own in read_set([shards]).captions for text in own}
     cfg.data.only_labels = ["high_note"]
-    assert 0 < len(training_words(cfg)) < len(words) or len(training_words(cfg)) == len(words)
+    high = {tuple(ngrams.tokenise(text)) for own in read_set([shards]).captions[8:] for text in own}
+    assert training_words(cfg) == high != words
     clips = read_set([shards], "notes")
     own = write_captions(subject.model, clips, GREEDY)
     known = frozenset({tuple(own["note00"].split())})
@@ -189,7 +192,7 @@ def run(trained, tmp_path_factory):
     return folder, train(compose(trained, folder / "run", folder / "shards", *more))
 
 
-def test_a_run_ends_with_numbers_and_a_page(run, monkeypatch):
+def test_a_run_ends_with_numbers_and_a_page(run):
     folder, numbers = run
     assert json.loads((folder / "run" / "metrics.json").read_text()) == numbers
     (result,) = read_results(folder / "run" / "results.json")
@@ -216,7 +219,7 @@ def test_the_verb_gives_a_runs_own_numbers_again(run, tmp_path):
         assert one.value == pytest.approx(numbers[f"captioning/{one.metric}"], abs=1e-5), one.metric
     write_evaluated(tmp_path / "out", done)
     assert (tmp_path / "out" / "embeddings").is_dir()
-    own = caption(checkpoint, [str(tmp_path / "three")], Decoding(beams=2))  # of other data the run's keywords are not
+    own = caption(checkpoint, [str(tmp_path / "three")], Decoding(beams=2))  # not with the run's keywords
     assert "names_label" not in {one.metric for one in own.results[0].rows[POOLED]}
 
 
