@@ -13,9 +13,15 @@ from atr.checkpoint import Checkpoint, build_model, describe, newest_checkpoint,
 from atr.config import build
 from atr.datasets.guard import guard
 from atr.errors import CheckpointError, UsageError
+from atr.evaluation.caption_numbers import check_keywords
+from atr.evaluation.captioner import Wordless, beside_run, caption_set
+from atr.evaluation.keywords import read_keywords
+from atr.evaluation.own import flat, sets_of_run
+from atr.evaluation.run import Evaluated, Subject, write_evaluated
+from atr.evaluation.screen import print_results
 from atr.experiment import begin, build_data, checkpoint_of, left_out, say, set_sizes, write_down
 from atr.frozen import write_frozen
-from atr.inference import fingerprint
+from atr.inference import AudioTextModel, fingerprint
 from atr.models.captioner import Captioner
 from atr.models.compute import fast_cpu
 from atr.optim import Groups
@@ -36,6 +42,7 @@ ENCODED = 32  # clips at once, where features are stored
 def train_captioner(cfg: DictConfig) -> dict[str, float]:
     """Trains a captioner on the frozen contrastive model of `cfg.init`; returns and raises as `train` does."""
     check_settings(cfg)
+    keywords = read_keywords(cfg.evaluation.keywords) if cfg.evaluation.keywords else None
     base = adopt_model(cfg)
     run_dir, resume = begin(cfg)
     captioner = build_captioner(build_model(base), cfg.captioner)
@@ -43,6 +50,8 @@ def train_captioner(cfg: DictConfig) -> dict[str, float]:
         load_tensors(captioner, base)
     data = build_data(cfg, captioner)
     leaks = [*guard(data, **cfg.leaks), *heard_before(cfg, base)]
+    if keywords is not None:
+        check_keywords(data.labels("test"), keywords)
     hashes = data_hashes(data)
     about = describe(cfg, captioner.clap, base.about["labels"], hashes)
     about["captioner"] = describe_captioner(captioner, base.log_scale)
@@ -67,7 +76,7 @@ def train_captioner(cfg: DictConfig) -> dict[str, float]:
             say(trainer, f"{name}: {line}")
     if "test" not in data.sets or not trainer.is_global_zero or cfg.trainer.fast_dev_run:
         return {}
-    return finish(trained_captioner(trainer, captioner), data, run_dir)
+    return finish(cfg, trained_captioner(trainer, captioner), data, run_dir, leaks)
 
 
 def check_settings(cfg: DictConfig) -> None:
@@ -187,8 +196,36 @@ def trained_captioner(trainer: pl.Trainer, captioner: Captioner) -> Captioner:
     return load_captioner(read_checkpoint(best[0])) if best and best[0] else captioner.eval()
 
 
-def finish(captioner: Captioner, data: AudioTextData, run_dir: Path) -> dict[str, float]:
-    """The loss on the test set; writes `metrics.json`."""
+def finish(
+    cfg: DictConfig, captioner: Captioner, data: AudioTextData, run_dir: Path, remarks: list[str]
+) -> dict[str, float]:
+    """Captions the test set and measures the loss on it; writes `results.json`, `metrics.json` and the report.
+
+    Captions are decoded as `atr caption` does by default: beam search with 5 beams. Each corpus is a result of its own.
+    """
+    from atr.evaluation.report import write_report
+
+    numbers = loss_on_test(captioner, data)
+    done = caption_own(cfg, captioner, run_dir)
+    for one in done.results[:1]:
+        one.remarks += remarks
+    if done.results:
+        numbers = flat(done.results) | numbers
+        write_evaluated(run_dir, done)
+    (run_dir / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    print_results(done.results)
+    print(f"test        loss {numbers['loss']:.3f} nats per token ({numbers['clips']:.0f} clips)")
+    for line in done.missing:
+        print(f"missing     {line}")
+    print(f"numbers     {run_dir / 'metrics.json'}")
+    if done.results:
+        print(f"report      {write_report([run_dir], run_dir / 'report' / 'index.html')}")
+    print(f"use it      atr caption {checkpoint_of(run_dir)} FILE…")
+    return numbers
+
+
+def loss_on_test(captioner: Captioner, data: AudioTextData) -> dict[str, float]:
+    """`clips` of the test set, and the mean `loss` of a token of their captions, in nats."""
     data.trainer = None  # the whole test set, on this process
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     captioner.to(device)
@@ -196,9 +233,30 @@ def finish(captioner: Captioner, data: AudioTextData, run_dir: Path) -> dict[str
     for batch in data.evaluation_loader("test"):
         sums += sum_losses(captioner, batch.to(device))
         clips += len(batch.samples)
-    numbers = {"clips": float(clips), "loss": float(sums[0] / sums[1])}
-    (run_dir / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
-    print(f"test        loss {numbers['loss']:.3f} nats per token ({clips} clips)")
-    print(f"numbers     {run_dir / 'metrics.json'}")
-    print(f"use it      atr caption {checkpoint_of(run_dir)} FILE…")
-    return numbers
+    return {"clips": float(clips), "loss": float(sums[0] / sums[1])}
+
+
+def caption_own(cfg: DictConfig, captioner: Captioner, run_dir: Path) -> Evaluated:
+    """The captions of a run's test sets, scored; clips without references are left out, and counted.
+
+    Raises:
+        DataError: more clips are bad than `bad_samples`, or an embedding is not finite.
+    """
+    subject = Subject.of(AudioTextModel(captioner.clap, captioner=captioner), checkpoint_of(run_dir))
+    keywords = read_keywords(cfg.evaluation.keywords) if cfg.evaluation.keywords else None
+    beside, done = beside_run(cfg, keywords), Evaluated()
+    for name, clips in sets_of_run(cfg, subject.checkpoint).items():
+        rows = [row for row, captions in enumerate(clips.captions) if captions]
+        lacking = f"{len(clips) - len(rows)} of {len(clips)} clips of {name} have no captions to compare with"
+        if not rows:
+            done.missing.append(lacking)
+            continue
+        try:
+            found = caption_set(subject, clips.of(rows), beside=beside, bad_share=cfg.bad_samples)
+        except Wordless as error:  # of a captioner that was hardly trained: its loss is worth being told
+            done.missing.append(f"scores of captions: {error}")
+            continue
+        if len(rows) < len(clips):
+            found.results[0].remarks.append(lacking)
+        done.add(found)
+    return done

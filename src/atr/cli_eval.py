@@ -147,6 +147,54 @@ def probe(
     _show(run_probe(checkpoint, data or [], train or [], test or [], windows, bad), out, as_json)
 
 
+@evaluation.command()
+def captioning(
+    checkpoint: Annotated[str | None, typer.Argument(help="A .ckpt or .safetensors of a captioning run.")] = None,
+    data: Places = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Instead of a checkpoint: csv `id,caption`, a row for each clip.")
+    ] = None,
+    references: Annotated[
+        Path | None, typer.Option(help="With --predictions: csv `id,caption`, any number of rows for each clip.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="beam, greedy or nucleus.")] = "beam",
+    beams: Annotated[int, typer.Option(help="Of beam.")] = 5,
+    candidates: Annotated[int, typer.Option(help="More than 1: the one nearest to the sound is kept.")] = 1,
+    keywords: Annotated[
+        Path | None, typer.Option(help="YAML `label: [word, …]`: does a caption name the label of its clip?")
+    ] = None,
+    bad: BadShare = 0.01,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Captions against references: BLEU, ROUGE-L, METEOR, CIDEr-D, SPICE, SPIDEr, FENSE, CLAP score; with controls.
+
+    What a machine lacks for a metric is said; the others are given.
+
+    atr eval captioning CHECKPOINT
+
+    atr eval captioning CHECKPOINT data/clotho/test --beams 3 --out results/clotho
+
+    atr eval captioning --predictions mine.csv --references clotho.csv --json
+    """
+    from atr.evaluation.captioner import caption_tables
+    from atr.evaluation.verbs import caption
+    from atr.models.decode import DEFAULT, Decoding
+
+    decoding = Decoding(method=method, beams=beams, candidates=candidates)  # type: ignore[arg-type]
+    if (checkpoint is None) == (predictions is None) or (predictions is None) != (references is None):
+        raise UsageError("name a checkpoint, or --predictions FILE.csv with --references FILE.csv; one of the two")
+    if predictions is not None:
+        assert references is not None
+        if keywords is not None or decoding != DEFAULT:
+            raise UsageError("--method, --beams, --candidates and --keywords are for a checkpoint; leave them out")
+        done = caption_tables(predictions, references)
+    else:
+        assert checkpoint is not None
+        done = caption(checkpoint, data or [], decoding, keywords, bad)
+    _show(done, out, as_json)
+
+
 @evaluation.command("few-shot")
 def few_shot(
     checkpoint: Model,

@@ -56,12 +56,22 @@ def evaluate_predictions(
         DataError: a file cannot be read, lacks a column or has a damaged row; an id or a caption is empty; an id is
             twice in the predictions; an id is in one file only.
     """
+    one, many = read_pair(predictions, references)
+    return score_captions(one, many, encoder=encoder, fense=fense, spice=spice)
+
+
+def read_pair(predictions: Path, references: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """The captions of a csv file of predictions and of one of references, as `score_captions` takes them.
+
+    Raises:
+        DataError: as `evaluate_predictions`.
+    """
     predicted = read_captions(predictions)
     if twice := [clip for clip, captions in predicted.items() if len(captions) > 1]:
         raise DataError(f"{predictions}: {_several(twice, 'id')} twice; a clip has one prediction, keep one row")
     one, many = {clip: captions[0] for clip, captions in predicted.items()}, read_captions(references)
     _check(one, many, str(predictions), str(references))
-    return score_captions(one, many, encoder=encoder, fense=fense, spice=spice)
+    return one, many
 
 
 def read_captions(path: Path) -> dict[str, list[str]]:

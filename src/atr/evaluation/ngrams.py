@@ -8,6 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -57,6 +58,28 @@ def bleu(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> 
     Returns:
         `(4,)` float64 of the set, and `(N, 4)` float64 of the clips.
     """
+    counts = bleu_counts(candidates, references)
+    together = BleuCounts(*(numbers.sum(axis=0, keepdims=True) for numbers in counts))
+    return bleu_of(together)[0], bleu_of(counts)
+
+
+class BleuCounts(NamedTuple):
+    """What BLEU is made of, float64; counts of several clips add up.
+
+    Attributes:
+        found: `(N, 4)`, n-grams of a candidate that a reference has, each as often at most as one reference has it.
+        possible: `(N, 4)`, n-grams of a candidate.
+        lengths: `(N,)`, words of a candidate. closest: `(N,)`, words of the reference closest to it in length.
+    """
+
+    found: np.ndarray
+    possible: np.ndarray
+    lengths: np.ndarray
+    closest: np.ndarray
+
+
+def bleu_counts(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> BleuCounts:
+    """The counts of each clip, of which `bleu_of` makes scores."""
     found, possible = np.zeros((len(candidates), ORDERS)), np.zeros((len(candidates), ORDERS))
     lengths, closest = np.zeros(len(candidates)), np.zeros(len(candidates))
     for row, (candidate, own) in enumerate(zip(candidates, references, strict=True)):
@@ -68,12 +91,12 @@ def bleu(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> 
         lengths[row] = len(candidate)
         closest[row] = min((abs(len(reference) - len(candidate)), len(reference)) for reference in own)[1]
         possible[row] = np.maximum(len(candidate) - np.arange(ORDERS), 0)
-    together = (numbers.sum(axis=0, keepdims=True) for numbers in (found, possible, lengths, closest))
-    return _bleu(*together)[0], _bleu(found, possible, lengths, closest)
+    return BleuCounts(found, possible, lengths, closest)
 
 
-def _bleu(found: np.ndarray, possible: np.ndarray, lengths: np.ndarray, closest: np.ndarray) -> np.ndarray:
-    """Scores from counts: `(N, 4)`, `(N, 4)`, `(N,)`, `(N,)` -> `(N, 4)`."""
+def bleu_of(counts: BleuCounts) -> np.ndarray:
+    """BLEU-1 to BLEU-4 of each row of counts, `(N, 4)`; a row may be one clip's, or the sum of several."""
+    found, possible, lengths, closest = counts
     precision = (found + _TINY) / (possible + _SMALL)
     ratio = (lengths + _TINY) / (closest + _SMALL)
     penalty = np.exp(np.minimum(0, 1 - 1 / ratio))

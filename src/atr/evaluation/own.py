@@ -159,7 +159,7 @@ def question_of(clips: EvaluationSet, candidates: Sequence[str]) -> Question | N
 def flat(results: list[Result]) -> dict[str, float]:
     """Name -> number, as in `metrics.json`: `retrieval/t2a/R@1`, …; of several corpora `clotho/retrieval/…`, too."""
     numbers: dict[str, float] = {}
-    several = any(one.protocol.dataset == TOGETHER for one in results)
+    several = len({one.protocol.dataset for one in results}) > 1
     for one in results:
         about = one.protocol
         prefix = f"{about.dataset}/" if several and about.dataset != TOGETHER else ""

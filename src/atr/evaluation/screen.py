@@ -19,6 +19,8 @@ def print_results(results: Sequence[Result]) -> None:
     for result in results:
         if result.protocol.task == "retrieval":
             _retrieval(console, result)
+        elif result.protocol.task == "captioning":
+            _captioning(console, result)
         elif list(result.rows) == [POOLED]:
             _line(console, result)
         else:
@@ -64,6 +66,16 @@ def _retrieval(console: Console, result: Result) -> None:
         for name in directions
     ]
     table.add_row("queries for candidates", *counts)
+    console.print(table)
+
+
+def _captioning(console: Console, result: Result) -> None:
+    console.print(f"captioning  {result.protocol.dataset}", highlight=False, markup=False)
+    table = Table("", "value", "95 % interval", "n")
+    for one in result.rows[POOLED]:
+        digits = 0 if one.metric == "vocabulary" else 3
+        bounds = f"{one.low:.{digits}f}–{one.high:.{digits}f}"
+        table.add_row(one.metric, f"{one.value:.{digits}f}", bounds, str(one.n))
     console.print(table)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from atr.errors import DataError
 from atr.evaluation import pictures
+from atr.evaluation.caption_numbers import read_written
 from atr.evaluation.classified import Answer, Bars, Classified, MixedUp, bars, hardest, mixed_up, read_classified
 from atr.evaluation.listen import Near, near, sounds, spread
 from atr.evaluation.plane import project
@@ -16,12 +17,19 @@ from atr.evaluation.saved import SavedSet
 from atr.evaluation.side_by_side import Retrieval, Table, retrieval_rows
 from atr.shards.progress import clip_bar
 
+CAPTIONED = 20  # clips of a captioner
+SEED = 0  # which ones
 Picture = tuple[Run, str]  # a run's, as a data URI
 
 
 @dataclass
 class Card:
-    """A clip to listen to. `sound`: a data URI, empty where there is none; `answers`, `nears`: of each run."""
+    """A clip to listen to.
+
+    Attributes:
+        sound: a data URI, empty where there is none.
+        answers, nears, captions: of each run. references: the captions of the set.
+    """
 
     name: str
     title: str
@@ -29,6 +37,8 @@ class Card:
     sound: str = ""
     answers: list[Answer | None] = field(default_factory=list)
     nears: list[Near | None] = field(default_factory=list)
+    captions: list[str | None] = field(default_factory=list)
+    references: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -48,6 +58,7 @@ class Task:
     mixed_up: list[tuple[Run, list[MixedUp]]]
     wrong: list[tuple[int, int] | None]
     hardest: list[Card]
+    captioned: list[Card]
 
 
 @dataclass
@@ -92,7 +103,7 @@ def make_section(name: str, tables: Sequence[Table], runs: Sequence[Run], most: 
         for table, row in zip(tables, shown, strict=True)
     ]
     heard = _listen(sets, most)
-    cards = [card for task in tasks for card in task.hardest] + heard
+    cards = [card for task in tasks for card in task.hardest + task.captioned] + heard
     ids = list(dict.fromkeys(card.name for card in cards))
     drawn = [(run, one) for run, one in zip(runs, sets, strict=True) if one is not None]
     labels = _single_labels(there[0]) if there else []
@@ -142,7 +153,22 @@ def _task(
         [(run, mixed_up(labels, counts)) for run, labels, counts in matrices if len(labels) > pictures.COUNTED],
         [(sum(not a.right for a in one.values()), len(one)) if one else None for one in answers],
         cards,
+        _captioned(table, titles, min(CAPTIONED, 2 * most)),
     )
+
+
+def _captioned(table: Table, titles: dict[str, str], most: int) -> list[Card]:
+    """Clips drawn at random, with what each run writes about them, and their references."""
+    written = [read_written(one) if one else {} for one in table.results]
+    ids = sorted({name for run in written for name in run})
+    chosen = sorted(np.random.default_rng(SEED).permutation(len(ids))[:most].tolist())
+    cards = []
+    for name in (ids[row] for row in chosen):
+        own = [run.get(name) for run in written]
+        references = next(one.references for one in own if one)
+        captions = [one.caption if one else None for one in own]
+        cards.append(Card(name, titles.get(name, ""), "", captions=captions, references=references))
+    return cards
 
 
 def _listen(sets: Sequence[SavedSet | None], most: int) -> list[Card]:

@@ -10,7 +10,9 @@ from atr.evaluation.compare import Difference, Key, by_task, changed_fields, dif
 from atr.evaluation.record import POOLED, Protocol, Result
 from atr.evaluation.runs import Run
 
-HEADLINES = ("accuracy", "mAP", "t2a/R@10", "a2t/R@10", "t2a/mAP@10")  # what stands in a tile
+HEADLINES = (  # what stands in a tile
+    "accuracy", "mAP", "t2a/R@10", "a2t/R@10", "t2a/mAP@10", "spider", "cider_d", "names_label",
+)  # fmt: skip
 DIRECTIONS = {"t2a/": "text → audio", "a2t/": "audio → text", "t2a_multi/": "text → audio, several relevant"}
 TILES = 2  # of a task on a set
 

@@ -6,22 +6,26 @@ from pathlib import Path
 
 import numpy as np
 
+from atr.captions import captioner_of
 from atr.classify import read_labels
 from atr.errors import DataError, UsageError
+from atr.evaluation.captioner import beside_run, caption_set
 from atr.evaluation.few_shot import SHOTS
 from atr.evaluation.few_shot import few_shot as few_shots
 from atr.evaluation.files import read_embeddings, read_relevance
 from atr.evaluation.judge import TaskResult
+from atr.evaluation.keywords import read_keywords
 from atr.evaluation.own import config_of, sets_of_run
 from atr.evaluation.probe_sets import probe_folds, probe_sets
 from atr.evaluation.record import POOLED, Protocol, Result
 from atr.evaluation.retrieval import measure_retrieval
 from atr.evaluation.run import Evaluated, Subject, classification_of, counts, digest, retrieval_of, saved_set, set_name
 from atr.evaluation.saved import SavedSet
-from atr.evaluation.sets import EncodedSet, EvaluationSet, encode_set, read_set
+from atr.evaluation.sets import BAD_SHARE, EncodedSet, EvaluationSet, encode_set, read_set
 from atr.evaluation.suite import classify_set, run_suite
 from atr.evaluation.tasks import Kind, Task, find_prompts
 from atr.inference import load
+from atr.models.decode import DEFAULT, Decoding
 from atr.provenance import environment
 
 
@@ -119,6 +123,33 @@ def classify(
         task = Task(name=clips.name, title=clips.name, labels=labels, kind=kind)
         found = classify_set(subject.model, clips, task, chosen, windows=windows, bad_share=bad_share)
         done.add(classified(subject, found))
+    return done
+
+
+def caption(
+    checkpoint: str | Path,
+    places: Sequence[str] = (),
+    decoding: Decoding = DEFAULT,
+    keywords: Path | None = None,
+    bad_share: float = BAD_SHARE,
+) -> Evaluated:
+    """Captions of each place by itself, or of the run's own test set, against the captions there.
+
+    Args:
+        keywords: a YAML file of `label: [word, …]`; for the run's own test set that of the run when None.
+
+    Raises:
+        DataError: see `caption_set`, `read_keywords`.
+        UsageError: the checkpoint holds no captioner, or there is no set.
+    """
+    subject = Subject.of(load(checkpoint), checkpoint)
+    captioner_of(subject.model)
+    cfg, sets = config_of(checkpoint), sets_of(checkpoint, places)
+    given = keywords or (None if places else cfg.evaluation.get("keywords"))
+    beside = beside_run(cfg, read_keywords(given) if given else None)
+    done = Evaluated()
+    for clips in sets:
+        done.add(caption_set(subject, clips, decoding, beside, bad_share))
     return done
 
 
