@@ -189,7 +189,7 @@ def main() -> None:
         cells = [f"{low:.3f} … {high:.3f}" if found else "" for found in intervals for low, high in [found or (0, 0)]]
         spread = f" ± {one['sd']:.3f}" if "sd" in one else ""
         table.add_row(one["name"].removeprefix("urbansound/"), f"{one['value']:.3f}{spread}", *cells)
-    Console().print(table)
+    Console(width=120).print(table)  # as wide where the output is a file
     if arguments.json:
         data = {name: {"manifest_sha256": one.manifest_sha256, "clips": len(one), "recordings": len(set(one.sources))}
                 for name, one in (("fold1", folds.learnt), ("fold2", folds.asked))}  # fmt: skip
