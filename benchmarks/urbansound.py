@@ -180,13 +180,16 @@ def main() -> None:
     rows = [one for path in arguments.checkpoints for one in of_checkpoint(path, folds)]
     random, model = untrained(arguments.checkpoints[0], folds)
     rows += [*mean_over_seeds(rows), random, mean_log_mel(model, folds)]
-    table = Table("what", "value", "over clips", "over recordings")
+    table = Table(
+        "what", "value", "over clips", "over recordings", title=f"accuracy; largest class {folds.majority:.3f}"
+    )
+    table.columns[0].no_wrap = True
     for one in rows:
         intervals = [one.get("over_clips", one.get("over_clips_and_draws")), one.get("over_recordings")]
         cells = [f"{low:.3f} … {high:.3f}" if found else "" for found in intervals for low, high in [found or (0, 0)]]
         spread = f" ± {one['sd']:.3f}" if "sd" in one else ""
         table.add_row(one["name"].removeprefix("urbansound/"), f"{one['value']:.3f}{spread}", *cells)
-    Console().print(table)
+    Console(width=120).print(table)  # as wide where the output is a file
     if arguments.json:
         data = {name: {"manifest_sha256": one.manifest_sha256, "clips": len(one), "recordings": len(set(one.sources))}
                 for name, one in (("fold1", folds.learnt), ("fold2", folds.asked))}  # fmt: skip
