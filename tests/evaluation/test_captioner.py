@@ -92,9 +92,7 @@ def test_a_contrastive_model_writes_none(trained, shards):
 def test_captions_of_signs_only_are_no_captions(trained, shards, tmp_path):
     clap = atr.load(trained).clap
     signs = AudioTextModel(clap, captioner=tiny_captioner(tmp_path, clap, words=[".", "!", "?", "-"]))
-    with pytest.raises(
-        Wordless, match=r"16 of 16 captions have no word \(note00 and 15 more: .*; train longer"
-    ):
+    with pytest.raises(Wordless, match=r"16 of 16 captions have no word \(note00 and 15 more: .*; train longer"):
         write_captions(signs, read_set([shards]), GREEDY)
 
 
