@@ -106,7 +106,9 @@ def test_every_missing_corpus_says_where_to_get_it(tmp_path, model):
 def test_folds_prompts_and_ensembles_share_one_pass(data, model, monkeypatch):
     passes, texts = [], []
     encode, labels = AudioTextModel.encode_sources, module.encode_labels
-    monkeypatch.setattr(AudioTextModel, "encode_sources", lambda *given: passes.append(1) or encode(*given))
+    monkeypatch.setattr(
+        AudioTextModel, "encode_sources", lambda *given, **named: passes.append(1) or encode(*given, **named)
+    )
     monkeypatch.setattr(module, "encode_labels", lambda *given: texts.append(given[2]) or labels(*given))
     own = ["a {label}", "{label} noise"]
     done = run_suite(model, "esc10", data=data, prompts=["laion", "bare"], templates=own, progress=False)
@@ -137,7 +139,9 @@ def test_two_tasks_about_the_same_clips_encode_them_once(tmp_path, model, monkey
     write_corpus(tmp_path / "audioatlas", ["overall"], [themes])
     passes = []
     encode = AudioTextModel.encode_sources
-    monkeypatch.setattr(AudioTextModel, "encode_sources", lambda *given: passes.append(1) or encode(*given))
+    monkeypatch.setattr(
+        AudioTextModel, "encode_sources", lambda *given, **named: passes.append(1) or encode(*given, **named)
+    )
     done = run_suite(model, "audioatlas", data=tmp_path, progress=False)
     assert len(passes) == 1 and [len(result.labels) for result in done.results] == [16, 276]
     assert done.results[0].labels[0] == "Theme0" and done.results[1].rows[POOLED][0].n == 276
