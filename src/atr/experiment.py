@@ -174,13 +174,13 @@ def finish(cfg: DictConfig, model: Clap, run_dir: Path, remarks: list[str], logg
     from atr.evaluation.report import write_report
 
     done = evaluate_own(Subject.of(AudioTextModel(model), checkpoint_of(run_dir)), cfg)
+    print_results(done.results)
     for one in done.results[:1]:
-        one.remarks += remarks
+        one.remarks += remarks  # which were said when they arose
     numbers = flat(done.results)
     write_evaluated(run_dir, done)
     (run_dir / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
     page = write_report([run_dir], run_dir / "report" / "index.html")
-    print_results(done.results)
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.log_metrics({f"test/{name}": value for name, value in numbers.items()})
