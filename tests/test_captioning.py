@@ -92,3 +92,12 @@ def test_frozen_weights_of_another_run_are_refused(last, trained):
     write_frozen(tensors, last.parent)
     with pytest.raises(CheckpointError, match="holds other weights"):
         atr.load(last)
+
+
+def test_a_mapping_within_a_mapping_is_not_built(last, tmp_path):
+    """What stands in a checkpoint's settings is never called."""
+    made = tmp_path / "made"
+    changed(last, "captioner.mapping.prefix_length", {"_target_": "pathlib.Path.touch", "self": str(made)})
+    with pytest.raises(CheckpointError, match=r"captioner\.mapping\.prefix_length is .*; allowed: a number"):
+        atr.load(last)
+    assert not made.exists()

@@ -38,7 +38,11 @@ def _assembled(clap: Clap, config: DictConfig, tokenizer: CaptionTokenizer, lang
         raise UsageError("captioner.temporal=true needs captioner/mapping=transformer, which takes a clip's frames")
     along_time = {"frames": frames_of(clap)} if config.temporal else {}
     dim, width = feature_dim(clap, config.temporal), language.config.n_embd
-    mapping: nn.Module = build(config.mapping, dim=dim, width=width, **along_time)
+    # Without Hydra, which would also build what stands within the values: they may come from a file.
+    settings = {str(name): value for name, value in config.mapping.items() if name != "_target_"}
+    if odd := [name for name, value in settings.items() if not isinstance(value, int | None)]:
+        raise UsageError(f"captioner.mapping.{odd[0]} is {settings[odd[0]]!r}; allowed: a number")
+    mapping: nn.Module = kind(dim=dim, width=width, **settings, **along_time)
     return Captioner(clap, mapping, language, tokenizer, config.temporal)
 
 
@@ -75,7 +79,7 @@ def load_captioner(checkpoint: Checkpoint) -> Captioner:
     """The captioner of a checkpoint; nothing is downloaded.
 
     Raises:
-        CheckpointError: it holds none, or its tensors do not fit its settings.
+        CheckpointError: it holds none, its settings are damaged, or its tensors do not fit them.
     """
     if checkpoint.captioner is None:
         raise CheckpointError(
@@ -89,7 +93,9 @@ def load_captioner(checkpoint: Checkpoint) -> Captioner:
     try:
         language = language_model(tokenizer, config=about["language_config"], **lora)
         captioner = _assembled(build_model(checkpoint), config, tokenizer, language)
-    except UsageError as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a damaged configuration makes of it
         raise CheckpointError(f"{checkpoint.path}: no captioner can be built of its settings ({error})") from error
     load_tensors(captioner, checkpoint)
     return captioner.eval()

@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from atr.captioning import build_captioner, describe_captioner, load_captioner, load_tensors, tensors_of
-from atr.checkpoint import Checkpoint, build_model, describe, newest_checkpoint, read_checkpoint
+from atr.checkpoint import Checkpoint, build_model, describe, newest_checkpoint, read_checkpoint, use_tokenizer
 from atr.config import build
 from atr.datasets.guard import guard
 from atr.errors import CheckpointError, UsageError
@@ -125,19 +125,27 @@ def adopt_model(cfg: DictConfig) -> Checkpoint:
     elif str(place).startswith("runs/") and not place.exists():
         raise UsageError(f"init={place} is not there; train a contrastive model first, with `python train.py`")
     base = read_checkpoint(cfg.init)
+    if base.about["tokenizer"] is None:
+        use_tokenizer(base, cfg.model.text.tokenizer.path)
+    if base.captioner is not None and base.config.captioner.mapping != cfg.captioner.mapping:
+        raise UsageError(
+            f"init={cfg.init} is a captioner with the mapping {dict(base.config.captioner.mapping)}, this run has "
+            f"{dict(cfg.captioner.mapping)}; make captioner.mapping the same"
+        )
     cfg.model = base.config.model
     return base
 
 
 def heard_before(cfg: DictConfig, base: Checkpoint) -> list[str]:
     """Says which folders of the evaluation sets the contrastive model was trained on."""
+    what = "the contrastive model" if base.captioner is None else "the captioner that it begins with"
     known = {
         str(Path(folder).absolute())
         for folders in by_corpus(OmegaConf.to_object(base.config).get("data", {}).get("train")).values()  # type: ignore[union-attr]
         for folder in folders
     }
     return [
-        f"leaks: {folder} is in data.{name}, and the contrastive model was trained on it"
+        f"leaks: {folder} is in data.{name}, and {what} was trained on it"
         for name in ("validation", "test")
         for folders in by_corpus(cfg.data[name]).values()
         for folder in folders
@@ -214,7 +222,8 @@ def finish(
         write_evaluated(run_dir, done)
     (run_dir / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
     print_results(done.results)
-    print(f"test        loss {numbers['loss']:.3f} nats per token ({numbers['clips']:.0f} clips)")
+    if "loss" in numbers:
+        print(f"test        loss {numbers['loss']:.3f} nats per token ({numbers['clips']:.0f} clips)")
     for line in done.missing:
         print(f"missing     {line}")
     print(f"numbers     {run_dir / 'metrics.json'}")
@@ -233,7 +242,7 @@ def loss_on_test(captioner: Captioner, data: AudioTextData) -> dict[str, float]:
     for batch in data.evaluation_loader("test"):
         sums += sum_losses(captioner, batch.to(device))
         clips += len(batch.samples)
-    return {"clips": float(clips), "loss": float(sums[0] / sums[1])}
+    return {"clips": float(clips)} | ({"loss": float(sums[0] / sums[1])} if sums[1] else {})
 
 
 def caption_own(cfg: DictConfig, captioner: Captioner, run_dir: Path) -> Evaluated:

@@ -32,7 +32,19 @@ Places = Annotated[
     typer.Argument(help="Shard folders, tars, labelled folders, csv or jsonl tables. Default: the run's test set."),
 ]
 Covered = Annotated[str, typer.Option(help="How longer clips are covered: mean, energy, max, first, fusion.")]
-Out = Annotated[Path | None, typer.Option(help="Folder to write results.json and embeddings into; for `atr report`.")]
+
+
+def _free(folder: Path | None) -> Path | None:
+    """Refuses a folder whose results would be replaced."""
+    if folder is not None and (folder / "results.json").exists():
+        raise UsageError(f"--out {folder} holds results already; name another folder, or remove them")
+    return folder
+
+
+Out = Annotated[
+    Path | None,
+    typer.Option(help="New folder for results.json and embeddings; for `atr report`.", callback=_free),
+]
 Prompts = Annotated[list[str] | None, typer.Option(help="Prompt with {label}; several are averaged.")]
 BadShare = Annotated[float, typer.Option(min=0, max=1, help="Share of clips that may be unreadable.")]
 
@@ -67,7 +79,7 @@ def retrieval(
         typer.Option(help="Instead of a checkpoint: npz with audio (N, D), text (M, D), clip_of_text (M,)."),
     ] = None,
     relevance: Annotated[
-        Path | None, typer.Option(help="csv `caption,clip`: further clips that a caption is right for.")
+        Path | None, typer.Option(help="csv `caption,clip`: all clips that fit a caption, its own among them.")
     ] = None,
     windows: Covered = "mean",
     bad: BadShare = 0.01,

@@ -101,7 +101,9 @@ def test_copies_of_the_training_captions(subject, shards, trained, tmp_path):
     words = training_words(cfg)
     assert ("a", "do", "note") in words
     assert words == {tuple(ngrams.tokenise(text)) for own in read_set([shards]).captions for text in own}
-    cfg.data.only_labels = ["high_note"]
+    cfg.data.only_labels = ["low_note"]  # of the test set
+    assert training_words(cfg) == words
+    cfg.data.exclude_labels = ["low_note"]
     high = {tuple(ngrams.tokenise(text)) for own in read_set([shards]).captions[8:] for text in own}
     assert training_words(cfg) == high != words
     clips = read_set([shards], "notes")

@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
+from atr.errors import DataError
 from atr.evaluation import judge as module
 from atr.evaluation.bootstrap import DRAWS, resamples
 from atr.evaluation.judge import judge
@@ -106,3 +107,9 @@ def test_any_answer_of_several_is_right():
     assert result.rows[POOLED][0].value == pytest.approx(2 / 3) and result.chance == pytest.approx(5 / 9)
     assert result.remarks == ["1 clips carry none of the labels and are left out"]
     assert result.confusion.tolist() == [[1, 0, 1], [1, 1, 0], [0, 1, 0]]
+
+
+def test_a_fold_with_the_name_of_another_row_is_refused():
+    labels, cosine, _ = random_task(12, 3)
+    with pytest.raises(DataError, match="a fold is called 'all', which is what another row is called"):
+        judged(Task(name="own", title="Own"), labels, cosine, ["all"] * 6 + ["test"] * 6)

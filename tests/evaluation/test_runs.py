@@ -57,7 +57,9 @@ def test_what_is_missing_is_said(run, tmp_path):
 
 
 def test_what_is_no_run_is_refused_with_what_to_do(tmp_path):
-    with pytest.raises(DataError, match=r"holds neither results\.json nor metrics\.csv, .* `atr eval CHECKPOINT --out"):
+    with pytest.raises(
+        DataError, match=r"holds neither results\.json nor metrics\.csv, .* `atr eval retrieval CHECKPOINT --out"
+    ):
         read_runs([tmp_path])
     with pytest.raises(DataError, match="nowhere is not there; name the folder of a run"):
         read_runs([tmp_path / "nowhere"])

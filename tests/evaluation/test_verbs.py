@@ -1,13 +1,17 @@
 """What `atr eval` does, on real shards with a small model: the same numbers by hand, and what is refused."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
+from typer.testing import CliRunner
 
 import atr
+from atr.cli_eval import evaluation
 from atr.errors import DataError, UsageError
 from atr.evaluation.record import MEAN, POOLED, read_results
 from atr.evaluation.retrieval import retrieval
@@ -137,3 +141,29 @@ def test_the_hash_of_embeddings_knows_each_number():
     other[1, 2] = 1.0000001
     assert digest(one, ["a"]) == digest(one.clone(), ["a"])
     assert len({digest(one, ["a"]), digest(other, ["a"]), digest(one, ["b"])}) == 3
+
+
+@pytest.mark.parametrize("place", ["pipe:touch FILE", "https://host/test/000.tar?key=SECRET"])
+def test_what_a_checkpoint_names_is_neither_fetched_nor_run(trained, tmp_path, place):
+    content = torch.load(trained, weights_only=True)
+    config = OmegaConf.create(content["atr"]["config"])
+    config.data.test = [place.replace("FILE", str(tmp_path / "made"))]
+    content["atr"]["config"] = OmegaConf.to_yaml(config)
+    torch.save(content, tmp_path / "other.ckpt")
+    for verb in (retrieve, classify):
+        with pytest.raises(UsageError, match=r"other\.ckpt is remote .* name the place on the command line") as said:
+            verb(tmp_path / "other.ckpt")
+        assert "SECRET" not in str(said.value)
+    assert not (tmp_path / "made").exists()
+
+
+def test_sets_of_one_name_are_told_apart_and_what_lacks_labels_is_said(trained, tmp_path, folds):
+    shutil.copytree(folds[0], tmp_path / "other" / "notes" / "fold1")
+    done = retrieve(trained, [folds[0], str(tmp_path / "other" / "notes" / "fold1")])
+    assert len(done.saved) == 2 and len({one.protocol.dataset for one in done.results}) == 2
+
+
+def test_results_that_are_there_are_not_replaced(trained, tmp_path):
+    (tmp_path / "results.json").write_text("{}")
+    said = CliRunner().invoke(evaluation, ["retrieval", str(trained), "--out", str(tmp_path)])
+    assert isinstance(said.exception, UsageError) and "holds results already" in str(said.exception)

@@ -1,6 +1,7 @@
 """Stored features: each clip once, made again where they are missing or damaged, by model and window."""
 
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -98,3 +99,22 @@ def test_model_and_window_have_folders_of_their_own():
     keys = [("m", 5.0, 32_000, False), ("n", 5.0, 32_000, False), ("m", 10.0, 32_000, False), ("m", 5.0, 48_000, False),
             ("m", 5.0, 32_000, True)]  # fmt: skip
     assert len({window_key(*key) for key in keys}) == 5 and window_key(*keys[0]) == window_key(*keys[0])
+
+
+def test_keys_with_a_colon_are_their_own(tmp_path):
+    """`b:1` is not `1`."""
+    write_shards(make_clips(tmp_path / "sounds", 3), tmp_path / "a", codec="flac", progress=False)
+    names = dict(zip(("note00", "note01", "note02"), ("1", "b:1", "a:2"), strict=True))
+    with tarfile.open(tmp_path / "a" / "00000.tar") as old, tarfile.open(tmp_path / "odd.tar", "w") as new:
+        for member in old.getmembers():
+            content = old.extractfile(member)
+            key, _, suffix = member.name.partition(".")
+            member.name = f"{names[key]}.{suffix}"
+            new.addfile(member, content)
+    stored, made, (shards,) = make([tmp_path / "odd.tar"], tmp_path / "f")
+    dataset = EvaluationDataset(shards, Listening(1.0, 16_000, ""))
+    assert made == 3
+    for number in range(3):
+        waveform = dataset[Draw(number, 0, number, number)][0].waveform
+        expected = Encoder()(torch.from_numpy(waveform)[None])[0].numpy()
+        assert np.array_equal(stored[shards.name(number)], expected)

@@ -16,13 +16,14 @@ from atr.evaluation.caption_numbers import CaptionNumbers, copies_row, label_row
 from atr.evaluation.captioning import clap_score, read_pair
 from atr.evaluation.encode import encode_texts
 from atr.evaluation.record import POOLED, Protocol, Result
-from atr.evaluation.run import Evaluated, Subject, digest, remarks, saved_set
-from atr.evaluation.sets import BAD_SHARE, EvaluationSet, encode_set, read_set
+from atr.evaluation.run import Evaluated, Subject, digest, saved_set
+from atr.evaluation.sets import BAD_SHARE, EvaluationSet, encode_set, read_set, set_remarks
 from atr.frozen import content_hash
 from atr.inference import AudioTextModel, some
 from atr.models.compute import fast_cpu
 from atr.models.decode import DEFAULT, Decoding
 from atr.pipeline.datamodule import by_corpus
+from atr.pipeline.text import label_caption
 from atr.provenance import environment
 from atr.shards.progress import clip_bar
 from atr.shards.remote import is_remote
@@ -90,7 +91,9 @@ def caption_set(
         settings["keywords"] = digest({label: sorted(words) for label, words in sorted(beside.keywords.items())})
     whole = replace(subject, sha256=captioner_sha256(subject))
     protocol = whole.protocol(TASK, encoded, settings=settings)
-    result = Result(protocol, {POOLED: found.rows}, shown(predictions, references), remarks(encoded) + found.remarks)
+    result = Result(
+        protocol, {POOLED: found.rows}, shown(predictions, references), set_remarks(encoded) + found.remarks
+    )
     return Evaluated([result], {kept.name: saved_set(encoded)})
 
 
@@ -181,12 +184,12 @@ def training_words(cfg: DictConfig) -> frozenset[tuple[str, ...]]:
     if not places or any(map(is_remote, places)):
         raise DataError("the run names no training data on this machine")
     clips = read_set(places)
-    wanted = set(cfg.data.get("only_labels") or ())
+    left_out, template = set(cfg.data.get("exclude_labels") or ()), cfg.data.get("label_template")
     return frozenset(
         tuple(ngrams.tokenise(caption))
         for captions, labels in zip(clips.captions, clips.labels, strict=True)
-        if not wanted or wanted & set(labels)
-        for caption in captions
+        if not left_out & set(labels)
+        for caption in (captions or ([label_caption(labels, template)] if labels and template else []))
     )
 
 

@@ -222,11 +222,18 @@ def _java(
     if reason := java_metrics.meteor_missing():
         yield CaptionMetric("meteor", None, missing=reason)
     else:
-        yield CaptionMetric("meteor", *java_metrics.meteor(words, references))
+        try:
+            yield CaptionMetric("meteor", *java_metrics.meteor(words, references))
+        except DataError as error:  # a Java that does not start; the other numbers do not need it
+            yield CaptionMetric("meteor", None, missing=str(error))
     if reason := java_metrics.spice_missing(folder):
         yield CaptionMetric("spice", None, missing=reason)
         return
-    spice = java_metrics.spice(words, references, folder)
+    try:
+        spice = java_metrics.spice(words, references, folder)
+    except DataError as error:
+        yield CaptionMetric("spice", None, missing=str(error))
+        return
     yield _mean("spice", spice)
     if cider_d is not None:
         yield _mean("spider", spider(cider_d, spice))

@@ -32,6 +32,7 @@ class Found:
         place: what its fold is called after, a path or URL without its end.
         where: what messages call it.
         row: it is a row of a table, where several rows of one sound are one clip.
+        nameless: its id is its key in a tar, which need not be unique.
     """
 
     clip: Clip
@@ -40,6 +41,7 @@ class Found:
     place: str
     where: str
     row: bool = False
+    nameless: bool = False
 
 
 def holds_shards(place: str | Path) -> bool:
@@ -85,6 +87,7 @@ def in_shards(shards: ShardSet, given: str | Path, bad: list[BadSample]) -> Iter
         for one in same:
             tar = Path(one.where.rpartition(":")[0]).name
             one.clip = replace(one.clip, id=key if len(same) == 1 else f"{tar}:{key}")
+            one.nameless = True
     yield from rows
 
 
@@ -145,6 +148,19 @@ def _stretch(clip: Clip) -> Sound:
             end = "its end" if clip.end is None else f"{clip.end:g} s"
             raise DataError(f": no samples in {clip.audio} between {clip.start or 0:g} s and {end}")
         return samples, sound.rate
+
+
+def told_apart(found: Sequence[Found]) -> list[Found]:
+    """Clips whose only name is a key that stands in several places get the place before it."""
+    places: dict[str, set[str]] = {}
+    for one in found:
+        places.setdefault(one.clip.id, set()).add(one.place)
+    return [
+        replace(one, clip=replace(one.clip, id="/".join([*one.place.split("/")[-2:], one.clip.id])))
+        if one.nameless and len(places[one.clip.id]) > 1
+        else one
+        for one in found
+    ]
 
 
 def joined(first: Found, second: Found) -> Found:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from atr.errors import DataError
 from atr.evaluation.bootstrap import DRAWS, Measured, measured, resamples
 from atr.evaluation.record import MEAN, POOLED
 from atr.evaluation.sets import EvaluationSet
@@ -170,6 +171,8 @@ def _by_fold(
     everything = np.arange(len(folds))
     names = sorted(set(folds.tolist()), key=_numbered)
     several = {name: np.flatnonzero(folds == name) for name in names if len(names) > 1}
+    if taken := [name for name in several if name in (POOLED, MEAN)]:
+        raise DataError(f"a fold is called {taken[0]!r}, which is what another row is called; rename its folder")
 
     def over_folds(statistic: Statistic) -> Statistic:
         def mean(_: np.ndarray, weights: np.ndarray) -> np.ndarray:

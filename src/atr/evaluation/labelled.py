@@ -8,7 +8,7 @@ import numpy as np
 
 from atr.errors import DataError, UsageError
 from atr.evaluation.record import Protocol
-from atr.evaluation.sets import EncodedSet, EvaluationSet
+from atr.evaluation.sets import EncodedSet, EvaluationSet, set_remarks
 from atr.inference import some
 from atr.provenance import environment
 
@@ -50,7 +50,7 @@ def labelled(encoded: EncodedSet) -> Labelled:
     rows = np.array([row for row, labels in enumerate(clips.labels) if labels], np.int64)
     if not len(rows):
         raise DataError(f"no clip of {clips.name} has a label ({len(clips)} clips): no numbers are given")
-    remarks = list(encoded.remarks)
+    remarks = set_remarks(encoded)
     if left := len(clips) - len(rows):
         remarks.append(f"{clips.name}: {left} of {len(clips)} clips have no label and are left out")
     return Labelled(clips.of(rows.tolist()), encoded.audio.numpy()[rows], encoded.windows, remarks)

@@ -15,7 +15,7 @@ from atr.evaluation.encode import check_candidates, encode_labels
 from atr.evaluation.judge import judge
 from atr.evaluation.record import POOLED, Result
 from atr.evaluation.run import Evaluated, Subject, classification_of, retrieval_of, saved_set, set_name
-from atr.evaluation.sets import EncodedSet, EvaluationSet, encode_set, read_set
+from atr.evaluation.sets import EncodedSet, EvaluationSet, encode_set, read_set, set_remarks
 from atr.evaluation.tasks import Question, Task
 from atr.evaluation.zero_shot import cosines
 from atr.pipeline.datamodule import by_corpus
@@ -91,6 +91,7 @@ def evaluate_own(subject: Subject, cfg: DictConfig) -> Evaluated:
     done = Evaluated()
     for one in encoded.values():
         done.add(of_set(subject, one, cfg))
+    done.saved.pop(TOGETHER, None)  # each corpus has a file of its own, and finds its sounds
     return done
 
 
@@ -128,9 +129,14 @@ def of_set(subject: Subject, encoded: EncodedSet, cfg: DictConfig) -> Evaluated:
         rows = [row for row, labels in enumerate(encoded.clips.labels) if len(labels) == 1]
         templates, clap = list(cfg.evaluation.templates), subject.model.clap
         text, audio = encode_labels(clap, question.labels, templates, subject.model.device), encoded.audio[rows]
+        if not text.isfinite().all():
+            raise DataError("the model gives NaN or infinite embeddings for labels; it is broken: no numbers are given")
+        others = len(encoded.clips) - len(rows)
+        left = [f"{others} clips carry no label, or several, and are left out"] if others else []
         found = judge(
             Task(name="own", title=encoded.clips.name), question, audio, cosines(audio, text),
-            dataset=encoded.clips.name, prompts="own", templates=templates, windows=encoded.windows, progress=False,
+            dataset=encoded.clips.name, prompts="own", templates=templates, windows=encoded.windows,
+            remarks=[*set_remarks(encoded), *left], progress=False,
         )  # fmt: skip
         done.results.append(classification_of(subject, found, encoded.clips.name))
         done.saved.setdefault(encoded.clips.name, saved_set(encoded))
@@ -163,8 +169,9 @@ def flat(results: list[Result]) -> dict[str, float]:
     for one in results:
         about = one.protocol
         prefix = f"{about.dataset}/" if several and about.dataset != TOGETHER else ""
-        numbers[f"{prefix}clips"] = about.clips
         task = about.task.replace("-", "_")
+        numbers.setdefault(f"{prefix}clips", about.clips)
+        numbers[f"{prefix}{task}/clips"] = about.clips
         numbers |= {f"{prefix}{task}/{row.metric}": row.value for row in one.rows[POOLED]}
         counts = {key: value for key, value in about.settings.items() if isinstance(value, int | float)}
         numbers |= {f"{prefix}{task}/{key}": value for key, value in counts.items()}

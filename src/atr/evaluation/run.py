@@ -17,10 +17,10 @@ from atr.evaluation.judge import TaskResult
 from atr.evaluation.record import FILE, POOLED, Protocol, Result, write_results
 from atr.evaluation.retrieval import Pair, measure_retrieval
 from atr.evaluation.saved import FOLDER, SavedSet, file_of, write_saved
-from atr.evaluation.sets import EncodedSet
+from atr.evaluation.sets import EncodedSet, set_remarks
 from atr.inference import AudioTextModel
-from atr.pipeline.ledger import list_bad
 from atr.provenance import environment
+from atr.shards.transfer import shown
 
 LABEL_RULE = "underscores become blanks; nothing else is changed"
 
@@ -70,10 +70,10 @@ def retrieval_of(subject: Subject, encoded: EncodedSet, relevance: Path | None =
     text = encode_texts(subject.model.clap, captions, subject.model.device)
     pairs = read_relevance(relevance, captions, encoded.clips.ids) if relevance else None
     rows = measure_retrieval(encoded.audio, text, owner, encoded.clips.ids, pairs)
-    settings = counts(len(encoded.audio), owner, pairs) | ({"relevance": relevance.name} if relevance else {})
+    settings = counts(len(encoded.audio), owner, pairs) | table_of(relevance, pairs)
     protocol = subject.protocol("retrieval", encoded, settings=settings)
     return Evaluated(
-        [Result(protocol, {POOLED: rows}, {}, remarks(encoded))], {encoded.clips.name: saved_set(encoded, text)}
+        [Result(protocol, {POOLED: rows}, {}, set_remarks(encoded))], {encoded.clips.name: saved_set(encoded, text)}
     )
 
 
@@ -92,6 +92,13 @@ def counts(clips: int, owner: torch.Tensor, pairs: Sequence[Pair] | None) -> dic
     if pairs is not None:
         found |= {"t2a_multi/queries": len({caption for caption, _ in pairs}), "t2a_multi/candidates": clips}
     return found
+
+
+def table_of(relevance: Path | None, pairs: Sequence[Pair] | None) -> dict[str, str]:
+    """The name of a table of relevant pairs, and a hash of them."""
+    if relevance is None or pairs is None:
+        return {}
+    return {"relevance": relevance.name, "relevance_sha256": digest(sorted(pairs))}
 
 
 def classification_of(subject: Subject, found: TaskResult, name: str) -> Result:
@@ -135,17 +142,6 @@ def saved_set(encoded: EncodedSet, text: torch.Tensor | None = None) -> SavedSet
     )  # fmt: skip
 
 
-def remarks(encoded: EncodedSet) -> list[str]:
-    """What a reader of the numbers should know about the clips."""
-    lines, clips = list(encoded.remarks), encoded.clips
-    if clips.bad:
-        count = sum(one.clips for one in clips.bad)
-        lines.append(f"{count} of {len(clips) + count} clips could not be used:\n{list_bad(clips.bad)}")
-    if clips.left_out:
-        lines.append(f"{len(clips.left_out)} clips are left out by a quarantine, the first {clips.left_out[0]}")
-    return lines
-
-
 def digest(*parts: Any) -> str:
     """A hash of tensors and lists of texts."""
     hashed = hashlib.sha256()
@@ -160,7 +156,7 @@ def set_name(places: Sequence[str | Path]) -> str:
     >>> set_name(["data/esc10/fold5"]), set_name(["data/esc10/fold1", "data/esc10/fold2"])
     ('esc10/fold5', 'esc10')
     """
-    paths = [Path(str(one).rstrip("/")) for one in places]
+    paths = [Path(shown(str(one)).rstrip("/")) for one in places]
     if len(paths) > 1 and len({path.parent for path in paths}) == 1 and paths[0].parent.name:
         return paths[0].parent.name
     names = ["/".join(part for part in path.parts[-2:] if part not in ("/", "..", ".")) for path in paths]

@@ -75,7 +75,7 @@ def _read_run(path: Path, letter: str) -> Run:
     if not results.is_file() and not curves.is_file():
         raise DataError(
             f"{folder} holds neither {FILE} nor {CURVES}, so it is no run; `atr train` makes one, and "
-            f"`atr eval CHECKPOINT --out {folder}` writes {FILE} there"
+            f"`atr eval retrieval CHECKPOINT --out FOLDER` writes {FILE} into another"
         )
     texts = {name: _text(folder / name) for name in DESCRIBING if (folder / name).is_file()}
     found = read_results(results) if results.is_file() else []

@@ -1,5 +1,6 @@
 """An encoded set as a file: what retrieval can be measured from again, and what a report draws."""
 
+import hashlib
 import json
 import re
 import zipfile
@@ -13,6 +14,7 @@ from atr.collection import whole_file
 from atr.errors import DataError
 
 FOLDER = "embeddings"
+MOST_LETTERS = 80  # of the name of a file
 JSON_COLUMNS = ("labels", "places")
 
 
@@ -39,7 +41,9 @@ class SavedSet:
 
 def file_of(dataset: str) -> str:
     """The name of a set's file, one within a folder whatever the set is called."""
-    return re.sub(r"[^\w.+-]", "_", dataset).lstrip(".") + ".npz"
+    plain = re.sub(r"[^\w.+-]", "_", dataset).lstrip(".")
+    same = plain == dataset.replace("/", "_") and "_" not in dataset and len(plain) <= MOST_LETTERS
+    return (plain if same else f"{plain[:MOST_LETTERS]}-{hashlib.sha256(dataset.encode()).hexdigest()[:8]}") + ".npz"
 
 
 def write_saved(path: Path, saved: SavedSet) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from atr.evaluation.bootstrap import Measured
@@ -91,5 +92,5 @@ def _folds(console: Console, result: Result) -> None:
     for fold, measured in result.rows.items():
         numbers = {one.metric: one for one in measured}
         cells = [interval(numbers[name]) if name in numbers else "" for name in metrics]
-        table.add_row(fold, *cells, str(max((one.n for one in measured), default=0)))
+        table.add_row(escape(fold), *cells, str(max((one.n for one in measured), default=0)))
     console.print(table)

@@ -14,7 +14,7 @@ from atr.collection import Item
 from atr.datasets.audio_files import AudioFiles
 from atr.datasets.corpus import Raw
 from atr.errors import DataError, UsageError
-from atr.evaluation.find_clips import Found, holds_shards, in_files, in_shards, is_table, joined
+from atr.evaluation.find_clips import Found, holds_shards, in_files, in_shards, is_table, joined, told_apart
 from atr.inference import AudioTextModel, some
 from atr.models.compute import fast_cpu
 from atr.pipeline.ledger import list_bad
@@ -155,6 +155,7 @@ def read_set(
     bad: list[BadSample] = []
     left_out: list[str] = []
     found: dict[str, Found] = {}
+    every: list[Found] = []
     for place in places:
         if isinstance(place, ShardSet) or holds_shards(place):
             shards = place if isinstance(place, ShardSet) else ShardSet([place], cache)
@@ -165,8 +166,9 @@ def read_set(
             table = is_table(path)
             audio = AudioFiles((audio_dir if table else None) or path)
             rows = in_files(Raw(path, audio, (columns if table else None) or {}, encoding), splits, bad)
-        for row in rows:
-            found[row.clip.id] = joined(found[row.clip.id], row) if row.clip.id in found else row
+        every += rows
+    for row in told_apart(every):
+        found[row.clip.id] = joined(found[row.clip.id], row) if row.clip.id in found else row
     if not found:
         reason = f"; {sum(one.clips for one in bad)} cannot be used:\n{list_bad(bad)}" if bad else ""
         raise DataError(f"no clip in {', '.join(map(_shown, places)) or 'an empty list of places'}{reason}")
@@ -216,6 +218,17 @@ def encode_set(
         )
     lines = [f"{some(sorted(names))}: {remark}" for remark, names in sorted(remarks.items())]
     return EncodedSet(replace(kept, bad=bad), audio, windows, lines)
+
+
+def set_remarks(encoded: EncodedSet) -> list[str]:
+    """What a reader of numbers should know about the clips of a set, and about those that are not among them."""
+    lines, clips = list(encoded.remarks), encoded.clips
+    if clips.bad:
+        count = sum(one.clips for one in clips.bad)
+        lines.append(f"{count} of {len(clips) + count} clips could not be used:\n{list_bad(clips.bad)}")
+    if clips.left_out:
+        lines.append(f"{len(clips.left_out)} clips are left out by a quarantine, the first {clips.left_out[0]}")
+    return lines
 
 
 def _check_bad(bad: Sequence[BadSample], usable: int, share: float) -> None:

@@ -8,7 +8,7 @@ from atr.datasets.corpus import find_corpus
 from atr.errors import DataError, UsageError
 from atr.evaluation.encode import encode_labels
 from atr.evaluation.judge import TaskResult, judge
-from atr.evaluation.sets import BAD_SHARE, EncodedSet, EvaluationSet, encode_set, read_set
+from atr.evaluation.sets import BAD_SHARE, EncodedSet, EvaluationSet, encode_set, read_set, set_remarks
 from atr.evaluation.tasks import Task, ask, find_prompts, find_suite, find_tasks, templates_for
 from atr.evaluation.zero_shot import cosines
 from atr.inference import AudioTextModel
@@ -142,7 +142,7 @@ def _classify(encoder: _Encoder, clips: EvaluationSet, task: Task, prompts: Prom
         results.append(
             judge(
                 task, question, encoded.audio, cosines(encoded.audio, text), dataset=clips.name, prompts=name,
-                templates=templates, windows=encoded.windows, remarks=encoded.remarks, progress=encoder.progress,
+                templates=templates, windows=encoded.windows, remarks=set_remarks(encoded), progress=encoder.progress,
             )
         )  # fmt: skip
     return results

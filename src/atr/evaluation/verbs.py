@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,27 @@ from atr.evaluation.own import config_of, sets_of_run
 from atr.evaluation.probe_sets import probe_folds, probe_sets
 from atr.evaluation.record import POOLED, Protocol, Result
 from atr.evaluation.retrieval import measure_retrieval
-from atr.evaluation.run import Evaluated, Subject, classification_of, counts, digest, retrieval_of, saved_set, set_name
+from atr.evaluation.run import (
+    Evaluated,
+    Subject,
+    classification_of,
+    counts,
+    digest,
+    retrieval_of,
+    saved_set,
+    set_name,
+    table_of,
+)
 from atr.evaluation.saved import SavedSet
 from atr.evaluation.sets import BAD_SHARE, EncodedSet, EvaluationSet, encode_set, read_set
 from atr.evaluation.suite import classify_set, run_suite
-from atr.evaluation.tasks import Kind, Task, find_prompts
+from atr.evaluation.tasks import OWN, Kind, Task, find_prompts
 from atr.inference import load
 from atr.models.decode import DEFAULT, Decoding
+from atr.pipeline.datamodule import by_corpus
 from atr.provenance import environment
+from atr.shards.remote import is_remote
+from atr.shards.transfer import shown
 
 
 def retrieve(
@@ -51,9 +65,12 @@ def retrieve(
     if relevance is not None and len(sets) > 1:
         raise UsageError(f"--relevance is a table for one set; {len(sets)} are given")
     done = Evaluated()
-    for clips in sets:
-        if not any(clips.captions):
-            raise DataError(f"{clips.name} has no captions to search by; labels are for `atr eval zero-shot`")
+    said = "has no captions to search by; labels are for `atr eval zero-shot`"
+    lacking = [f"{one.name} {said}" for one in sets if not any(one.captions)]
+    if lacking and (places or len(lacking) == len(sets)):
+        raise DataError(lacking[0])
+    done.missing += lacking
+    for clips in (one for one in sets if any(one.captions)):
         encoded = encode_set(subject.model, clips, windows, bad_share)
         done.add(retrieval_of(subject, encoded, relevance))
     return done
@@ -69,13 +86,14 @@ def retrieve_embeddings(path: Path, relevance: Path | None = None) -> Evaluated:
     pairs = None
     if relevance is not None:
         with np.load(path, allow_pickle=False) as file:
-            if "captions" not in file.files:
-                raise DataError(f"{path} has no array captions (M,) of text, by which {relevance} names them")
-            pairs = read_relevance(relevance, file["captions"].tolist(), ids)
+            captions = file["captions"] if "captions" in file.files else np.zeros(0)
+            if captions.dtype.kind != "U" or captions.shape != (len(text),):
+                raise DataError(f"{path} has no array captions ({len(text)},) of text, by which {relevance} names them")
+            pairs = read_relevance(relevance, [str(one) for one in captions.tolist()], ids)
     rows = measure_retrieval(audio, text, owner, ids, pairs)
     protocol = Protocol(
         "retrieval", path.stem, digest(owner, ids), len(audio), str(path), digest(audio, text),
-        settings=counts(len(audio), owner, pairs), versions=environment(),
+        settings=counts(len(audio), owner, pairs) | table_of(relevance, pairs), versions=environment(),
     )  # fmt: skip
     return Evaluated([Result(protocol, {POOLED: rows})])
 
@@ -118,9 +136,14 @@ def classify(
     chosen = find_prompts(prompts or ([] if templates else ["paper"]), templates)
     own = [read_set(places, set_name(places))] if places else sets_of(checkpoint, ())
     done = Evaluated()
-    for clips in own:
+    said = "has no labels to tell apart; captions are for `atr eval retrieval`"
+    lacking = [f"{one.name} {said}" for one in own if not any(one.labels)]
+    if len(lacking) == len(own):
+        raise DataError(lacking[0])
+    done.missing += lacking
+    for clips in (one for one in own if any(one.labels)):
         kind: Kind = "multi-label" if any(len(one) > 1 for one in clips.labels) else "single"
-        task = Task(name=clips.name, title=clips.name, labels=labels, kind=kind)
+        task = Task(name=OWN, title=clips.name, labels=labels, kind=kind)
         found = classify_set(subject.model, clips, task, chosen, windows=windows, bad_share=bad_share)
         done.add(classified(subject, found))
     return done
@@ -146,7 +169,13 @@ def caption(
     captioner_of(subject.model)
     cfg, sets = config_of(checkpoint), sets_of(checkpoint, places)
     given = keywords or (None if places else cfg.evaluation.get("keywords"))
-    beside = beside_run(cfg, read_keywords(given) if given else None)
+    if keywords is None and given and not Path(given).is_file():  # the run's own, read elsewhere
+        beside = beside_run(cfg, None)
+        beside = replace(
+            beside, remarks=[*beside.remarks, f"names_label: {given} is not here; name it with --keywords"]
+        )
+    else:
+        beside = beside_run(cfg, read_keywords(given) if given else None)
     done = Evaluated()
     for clips in sets:
         done.add(caption_set(subject, clips, decoding, beside, bad_share))
@@ -155,10 +184,11 @@ def caption(
 
 def classified(subject: Subject, found: Sequence[TaskResult]) -> Evaluated:
     """Results of tasks, called after the task, and after the prompts too where it was asked with several."""
-    asked = Counter(one.task.name for one in found)
+    names = [one.task.title if one.task.name == OWN else one.task.name for one in found]
+    asked = Counter(names)
     done = Evaluated()
-    for one in found:
-        name = one.task.name if asked[one.task.name] == 1 else f"{one.task.name} ({one.prompts} prompts)"
+    for own, one in zip(names, found, strict=True):
+        name = own if asked[own] == 1 else f"{own} ({one.prompts} prompts)"
         done.results.append(classification_of(subject, one, name))
         done.saved[name] = saved_set(EncodedSet(one.clips, one.audio, one.windows, []))
     return done
@@ -167,8 +197,18 @@ def classified(subject: Subject, found: Sequence[TaskResult]) -> Evaluated:
 def sets_of(checkpoint: str | Path, places: Sequence[str]) -> list[EvaluationSet]:
     """Each place as a set, or the corpora of the run's own test set."""
     if places:
-        return [read_set([place], set_name([place])) for place in places]
-    return list(sets_of_run(config_of(checkpoint), str(checkpoint)).values())
+        names = Counter(set_name([place]) for place in places)
+        return [
+            read_set([place], set_name([place]) if names[set_name([place])] == 1 else str(place)) for place in places
+        ]
+    cfg = config_of(checkpoint)
+    for folders in by_corpus(cfg.data.get("test") or []).values():
+        if remote := [str(one) for one in folders if is_remote(str(one))]:
+            raise UsageError(
+                f"the test set of {checkpoint} is remote ({shown(remote[0])}); what a file names is neither "
+                "fetched nor run: name the place on the command line"
+            )
+    return list(sets_of_run(cfg, str(checkpoint)).values())
 
 
 def probe(

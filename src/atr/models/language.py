@@ -114,7 +114,7 @@ def language_model(
     Raises:
         UsageError: the weights cannot be loaded, or a value has no meaning.
     """
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
     if (name is None) == (config is None):
         raise UsageError(
@@ -126,7 +126,9 @@ def language_model(
         model = _published(name)
     else:
         fields = {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.end, "eos_token_id": tokenizer.end}
-        model = GPT2LMHeadModel(GPT2Config(**(fields | dict(config or {}))))
+        given = {name: value for name, value in dict(config or {}).items() if "attn_implementation" not in name}
+        model = GPT2LMHeadModel(GPT2Config(**(fields | given)))
+    model.generation_config = GenerationConfig()  # a published one would decide what `Decoding` leaves open
     model.requires_grad_(train == "all")
     if train == "lora":
         add_lora(model, rank, scale)

@@ -28,7 +28,7 @@ from atr.shards.progress import clip_bar
 from atr.shards.read import ShardSet
 from atr.types import Batch, Draw
 
-FORMAT = 1  # of the files, and of what the loader does to a clip
+FORMAT = 2  # of the files, and of what the loader does to a clip
 Encode = Callable[[Tensor], Tensor]  # waveforms (B, T) -> features (B, D) or (B, N, D)
 
 
@@ -124,7 +124,11 @@ def _made(
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:  # fmt: skip
     """Each shard with what was made for its clips, by key; a clip that cannot be used is entered in `bad`."""
     shard_of = shards.shard_of()
-    shard_by_name = {shards.name(number): int(shard_of[number]) for number in numbers}
+    places: dict[str, tuple[int, str]] = {}  # of each clip by its full name: its shard, and its key there
+    for number in numbers:
+        shard = int(shard_of[number])
+        key = shards.indexes[shard].key(int(shards.numbers[number] - shards.starts[shard]))
+        places[shards.name(number)] = (shard, key)
     order = [Draw(number, 0, number, number) for number in numbers]
     batches: DataLoader[Batch] = DataLoader(
         EvaluationDataset(shards, listening), batch_size, sampler=order, num_workers=num_workers,  # type: ignore[arg-type]
@@ -136,11 +140,12 @@ def _made(
         if not batch.samples:
             continue
         for sample, row in zip(batch.samples, encode(batch.waveform).float().cpu(), strict=True):
-            if (shard := shard_by_name[sample.key]) != current:
+            shard, key = places[sample.key]
+            if shard != current:
                 if new:
                     yield current, new
                 current, new = shard, {}
-            new[sample.key.rpartition(":")[2]] = row.clone()
+            new[key] = row.clone()
     if new:
         yield current, new
 
