@@ -241,3 +241,11 @@ def test_spider_is_the_published_one_from_its_parts(published):
 def test_the_environment_rate_is_of_the_predictions(monkeypatch):
     monkeypatch.setattr(captioning, "names_environment", lambda text: text == PREDICTIONS["c.wav"])
     assert by_name(score_captions(PREDICTIONS, REFERENCES))["environment"].per_item.tolist() == [0, 0, 1]
+
+
+def test_a_java_that_does_not_start_costs_its_own_metrics_only(tables, everything, fake_java):
+    fake_java.install(fails="no runtime")
+    rows = by_name(evaluate_predictions(*tables, **everything))
+    assert rows["meteor"].value is None and "no runtime" in rows["meteor"].missing
+    assert rows["spice"].value is None and rows["spice"].missing and "spider" not in rows
+    assert rows["rouge_l"].value > 0 and rows["cider_d"].value is not None

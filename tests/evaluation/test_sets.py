@@ -171,6 +171,16 @@ def test_keys_that_begin_anew_in_each_tar_are_told_apart(tmp_path, model):
     assert encode_set(model, one).audio.shape == (3, model.clap.dim)
 
 
+def test_keys_that_stand_in_several_places_are_told_apart(tmp_path):
+    for name, hertz in (("clotho", 300), ("audiocaps", 900)):
+        write_tar(tmp_path / name / "test" / "0.tar", {
+            "0": (wav(hertz), {"text": [name], "tag": []}), name: (wav(500), {"text": [name], "tag": []}),
+        })  # fmt: skip
+    both = read_set([tmp_path / "clotho" / "test", tmp_path / "audiocaps" / "test"])
+    assert both.ids == ["audiocaps", "audiocaps/test/0", "clotho", "clotho/test/0"]
+    assert both.captions == [["audiocaps"], ["audiocaps"], ["clotho"], ["clotho"]]
+
+
 def test_rows_of_a_table_are_cut_out_of_their_files(tmp_path, model):
     soundfile.write(tmp_path / "long.wav", np.concatenate([tone(300), tone(2000)]), 16_000)
     long, rate = soundfile.read(tmp_path / "long.wav", dtype="float32")
