@@ -128,7 +128,7 @@ def adopt_model(cfg: DictConfig) -> Checkpoint:
     if base.about["tokenizer"] is None:
         use_tokenizer(base, cfg.model.text.tokenizer.path)
     if base.captioner is not None and base.config.captioner.mapping != cfg.captioner.mapping:
-        raise UsageError(
+        raise CheckpointError(
             f"init={cfg.init} is a captioner with the mapping {dict(base.config.captioner.mapping)}, this run has "
             f"{dict(cfg.captioner.mapping)}; make captioner.mapping the same"
         )
