@@ -1,8 +1,11 @@
 """What the tests share: generated sound, shards of it by the real writer, and a very small model."""
 
 import os
+import signal
 from pathlib import Path
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it to what it starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["HF_HUB_OFFLINE"] = "1"  # a download fails at once instead of waiting
 os.environ["WANDB_MODE"] = "offline"
 
