@@ -4,10 +4,13 @@ Fake: Java itself, METEOR's arithmetic (here: the share of candidate words in th
 plus 10) and SPICE's (1 / number of words). Real: the processes, their pipes, files and ends.
 """
 
+import csv
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import SHARED
 
 PROGRAM = """#!{python}
 import json, os, sys
@@ -67,3 +70,14 @@ class FakeJava:
 @pytest.fixture
 def fake_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeJava:
     return FakeJava(tmp_path / "java", monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def published() -> list[dict[str, str]]:
+    """912 predictions with their references and scores, of the shared data."""
+    path = SHARED / "data" / "metrics" / "outputs_audiocaps_test.csv"
+    if not path.is_file():
+        pytest.skip("needs the published scores of 912 captions (shared data)")
+    csv.field_size_limit(1 << 24)
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

@@ -20,10 +20,8 @@ from atr.evaluation.captioning import (
 )
 from atr.evaluation.java_metrics import meteor
 from atr.evaluation.sentences import FENSE_ENCODER, FluencyDetector, SentenceEncoder, fense, sentence_similarity
-from tests.conftest import SHARED
 from tests.evaluation.test_sentences import fense_models, sentence_model
 
-PUBLISHED = SHARED / "data" / "metrics" / "outputs_audiocaps_test.csv"
 PREDICTIONS = {"b.wav": "A dog barks in a small room.", "a.wav": "Rain falls", "c.wav": "A man's voice, high-pitched"}
 REFERENCES = {
     "a.wav": ["Rain is falling", "Heavy rain falls on a roof"],
@@ -203,15 +201,6 @@ def test_rows_are_plain_and_the_table_shows_numbers_and_what_is_missing(tables, 
     assert "3 clips" in shown and f"{metrics[0].value:.4f}" in shown and "spider" not in shown
     lines = " ".join(shown.split())
     assert 'meteor: METEOR needs the package pycocoevalcap: pip install "atr[caption-metrics]"' in lines
-
-
-@pytest.fixture(scope="module")
-def published():
-    if not PUBLISHED.is_file():
-        pytest.skip("needs the published scores of 912 captions (shared data)")
-    csv.field_size_limit(1 << 24)
-    with PUBLISHED.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_912_published_scores_from_two_tables(published, tmp_path):

@@ -13,7 +13,6 @@ from torchmetrics.functional.text.rouge import rouge_score
 from atr.evaluation.ngrams import bleu, cider_d, rouge_l, tokenise, vocabulary
 from tests.conftest import SHARED
 
-PUBLISHED = SHARED / "data" / "metrics" / "outputs_audiocaps_test.csv"
 AUDIOCAPS = SHARED / "data" / "captions" / "audiocaps" / "test.csv"
 CANDIDATES = [
     "a man speaks while a dog barks",
@@ -197,15 +196,6 @@ def test_a_candidate_without_words_scores_nothing():
     candidates = [[], ["rain", "falls"]]
     assert bleu(candidates, references)[1][0].max() == 0
     assert rouge_l(candidates, references)[0] == cider_d(candidates, references)[0] == 0
-
-
-@pytest.fixture(scope="module")
-def published():
-    if not PUBLISHED.is_file():
-        pytest.skip("needs the published scores of 912 captions (shared data)")
-    csv.field_size_limit(1 << 24)
-    with PUBLISHED.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def scores_of(candidates, references):

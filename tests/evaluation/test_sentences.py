@@ -1,7 +1,6 @@
 """Sentence-BERT similarity and FENSE with small random models in their publishers' layouts."""
 
 import ast
-import csv
 import json
 import shutil
 
@@ -23,9 +22,7 @@ from atr.evaluation.sentences import (
     packaged_encoder,
     sentence_similarity,
 )
-from tests.conftest import SHARED
 
-PUBLISHED = SHARED / "data" / "metrics" / "outputs_audiocaps_test.csv"
 CAPTIONS = ["A dog barks!", "rain falls on a metal roof and a man speaks", "birds", "a dog howls", "dog dog"]
 WORDS = sorted({word for text in CAPTIONS for word in text.lower().replace("!", " !").split()})
 
@@ -243,15 +240,6 @@ def test_the_packaged_encoder_knows_what_is_alike():
     encoder = SentenceEncoder(packaged_encoder())
     near, far = sentence_similarity(encoder, ["a dog is barking"] * 2, [["a hound barks loudly"], ["rain on a roof"]])
     assert near > 0.7 and far < 0.3
-
-
-@pytest.fixture(scope="module")
-def published():
-    if not PUBLISHED.is_file():
-        pytest.skip("needs the published scores of 912 captions (shared data)")
-    csv.field_size_limit(1 << 24)
-    with PUBLISHED.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_fense_reproduces_912_published_scores_from_their_parts(published):

@@ -130,7 +130,7 @@ def test_few_shots(trained, folds):
 
 
 def test_names_of_sets():
-    assert set_name(["/work/data/esc10/fold5/"]) == "esc10/fold5" and set_name(["fold5"]) == "fold5"
+    assert set_name(["/some/data/esc10/fold5/"]) == "esc10/fold5" and set_name(["fold5"]) == "fold5"
     assert set_name(["data/esc10/fold1", "data/esc10/fold2"]) == "esc10"
     assert set_name(["a/x", "b/y"]) == "a/x+b/y" and set_name(["../x.csv"]) == "x.csv"
 
