@@ -3,7 +3,6 @@
 import ast
 import csv
 import importlib.util
-import json
 
 import numpy as np
 import pytest
@@ -11,10 +10,8 @@ import pytest
 from atr.errors import DataError
 from atr.evaluation import captioning, ngrams
 from atr.evaluation.captioning import (
-    caption_rows,
     clap_score,
-    evaluate_predictions,
-    print_captioning,
+    read_pair,
     score_captions,
     spider,
 )
@@ -53,12 +50,17 @@ def tables(tmp_path):
     return predictions, write(tmp_path / "r.csv", [(clip, text) for clip, own in REFERENCES.items() for text in own])
 
 
+def scored(predictions, references, **folders):
+    """Two tables, scored."""
+    return score_captions(*read_pair(predictions, references), **folders)
+
+
 def by_name(metrics):
     return {metric.name: metric for metric in metrics}
 
 
 def test_tables_are_scored_in_the_order_of_the_predictions(tables):
-    rows = by_name(evaluate_predictions(*tables))
+    rows = by_name(scored(*tables))
     words = [ngrams.tokenise(text) for text in PREDICTIONS.values()]
     own = [[ngrams.tokenise(text) for text in REFERENCES[clip]] for clip in PREDICTIONS]
     together, each = ngrams.bleu(words, own)
@@ -74,7 +76,7 @@ def test_tables_are_scored_in_the_order_of_the_predictions(tables):
 
 
 def test_what_cannot_be_computed_says_why_and_spider_has_no_row(tables):
-    rows = by_name(evaluate_predictions(*tables))
+    rows = by_name(scored(*tables))
     lacking = {name for name, row in rows.items() if row.value is None}
     assert lacking == {"meteor", "spice", "sentence_bert", "fense", "clap_score"}
     assert all(row.per_item is None and len(row.missing) > 30 for row in rows.values() if row.name in lacking)
@@ -94,7 +96,7 @@ def everything(fake_java, tmp_path, monkeypatch):
 
 
 def test_with_all_files_every_row_has_a_number(tables, everything):
-    rows = by_name(evaluate_predictions(*tables, **everything))
+    rows = by_name(scored(*tables, **everything))
     assert [name for name, row in rows.items() if row.value is None] == ["clap_score"]
     words = [ngrams.tokenise(text) for text in PREDICTIONS.values()]
     own = [[ngrams.tokenise(text) for text in REFERENCES[clip]] for clip in PREDICTIONS]
@@ -115,9 +117,7 @@ def test_with_all_files_every_row_has_a_number(tables, everything):
 
 def test_fense_keeps_its_own_encoder_when_another_is_named(tables, everything, tmp_path):
     sentence_model(tmp_path / "mine", seed=7)
-    own, named = (
-        by_name(evaluate_predictions(*tables, encoder=encoder, **everything)) for encoder in (None, tmp_path / "mine")
-    )
+    own, named = (by_name(scored(*tables, encoder=encoder, **everything)) for encoder in (None, tmp_path / "mine"))
     assert named["sentence_bert"].note == "mine"
     assert abs(named["sentence_bert"].per_item - own["sentence_bert"].per_item).max() > 1e-3
     np.testing.assert_allclose(named["fense"].per_item, own["fense"].per_item, atol=1e-6)
@@ -172,14 +172,14 @@ P, R = [("a", "rain"), ("b", "wind")], [("a", "rain falls"), ("a", "rain"), ("b"
 )  # fmt: skip
 def test_tables_at_fault(tmp_path, predictions, references, said):
     with pytest.raises(DataError, match=said):
-        evaluate_predictions(write(tmp_path / "p.csv", predictions), write(tmp_path / "r.csv", references))
+        scored(write(tmp_path / "p.csv", predictions), write(tmp_path / "r.csv", references))
 
 
 def test_a_table_without_its_columns_and_one_that_is_not_there(tables, tmp_path):
     with pytest.raises(DataError, match=r"x\.csv.*caption"):
-        evaluate_predictions(write(tmp_path / "x.csv", P, header="id,text"), tables[1])
+        scored(write(tmp_path / "x.csv", P, header="id,text"), tables[1])
     with pytest.raises(DataError, match=r"none\.csv: cannot be read"):
-        evaluate_predictions(tables[0], tmp_path / "none.csv")
+        scored(tables[0], tmp_path / "none.csv")
 
 
 def test_mappings_at_fault():
@@ -191,30 +191,18 @@ def test_mappings_at_fault():
         score_captions(PREDICTIONS | {"a.wav": "…"}, REFERENCES)
 
 
-def test_rows_are_plain_and_the_table_shows_numbers_and_what_is_missing(tables, capsys):
-    metrics = evaluate_predictions(*tables)
-    rows = json.loads(json.dumps(caption_rows(metrics)))
-    assert rows[0] == {"metric": "bleu_1", "value": metrics[0].value}
-    assert {"metric": "meteor", "value": None, "missing": by_name(metrics)["meteor"].missing} in rows
-    print_captioning(metrics, clips=3)
-    shown = capsys.readouterr().out
-    assert "3 clips" in shown and f"{metrics[0].value:.4f}" in shown and "spider" not in shown
-    lines = " ".join(shown.split())
-    assert 'meteor: METEOR needs the package pycocoevalcap: pip install "atr[caption-metrics]"' in lines
-
-
 def test_912_published_scores_from_two_tables(published, tmp_path):
     predictions = write(tmp_path / "p.csv", [(row["fname"], row["cands"]) for row in published])
     references = [(row["fname"], text) for row in published for text in ast.literal_eval(row["mrefs"])]
     np.random.default_rng(0).shuffle(references)
-    rows = by_name(evaluate_predictions(predictions, write(tmp_path / "r.csv", references)))
+    rows = by_name(scored(predictions, write(tmp_path / "r.csv", references)))
     for name in ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d"):
         theirs = np.array([float(row[f"best_fense.cands.{name}"]) for row in published])
         assert abs(rows[name].per_item - theirs).max() < 1e-9, name
     assert rows["vocabulary"].value == 309 and "1637" in rows["vocabulary"].note
     texts = [row["cands"] for row in published]
     rotated = write(tmp_path / "x.csv", zip([row["fname"] for row in published], texts[1:] + texts[:1], strict=True))
-    other = by_name(evaluate_predictions(rotated, tmp_path / "r.csv"))
+    other = by_name(scored(rotated, tmp_path / "r.csv"))
     assert other["cider_d"].value < 0.1 < 0.7 < rows["cider_d"].value
 
 
@@ -234,7 +222,7 @@ def test_the_environment_rate_is_of_the_predictions(monkeypatch):
 
 def test_a_java_that_does_not_start_costs_its_own_metrics_only(tables, everything, fake_java):
     fake_java.install(fails="no runtime")
-    rows = by_name(evaluate_predictions(*tables, **everything))
+    rows = by_name(scored(*tables, **everything))
     assert rows["meteor"].value is None and "no runtime" in rows["meteor"].missing
     assert rows["spice"].value is None and rows["spice"].missing and "spider" not in rows
     assert rows["rouge_l"].value > 0 and rows["cider_d"].value is not None

@@ -1,7 +1,6 @@
 """METEOR and SPICE: the real METEOR where Java and pycocoevalcap are, a fake `java` (see conftest.py) everywhere."""
 
 import ast
-import csv
 import importlib.util
 import json
 import shutil
@@ -15,9 +14,7 @@ import pytest
 from atr.errors import DataError
 from atr.evaluation.java_metrics import meteor, meteor_missing, spice, spice_missing
 from atr.evaluation.ngrams import tokenise
-from tests.conftest import SHARED
 
-PUBLISHED = SHARED / "data" / "metrics" / "outputs_audiocaps_test.csv"
 real_meteor = pytest.mark.skipif(
     importlib.util.find_spec("pycocoevalcap") is None or shutil.which("java") is None,
     reason="needs Java and pycocoevalcap (the extra caption-metrics)",
@@ -66,21 +63,16 @@ def test_meteor_of_a_published_clip_where_numbers_have_a_decimal_comma(monkeypat
 
 @real_meteor
 @pytest.mark.slow
-def test_meteor_reproduces_912_published_scores_and_not_with_rotated_predictions():
-    if not PUBLISHED.is_file():
-        pytest.skip("needs the published scores of 912 captions (shared data)")
-    csv.field_size_limit(1 << 24)
-    with PUBLISHED.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    candidates = [tokenise(row["cands"]) for row in rows]
-    references = [[tokenise(text) for text in ast.literal_eval(row["mrefs"])] for row in rows]
-    published = np.array([float(row["best_fense.cands.meteor"]) for row in rows])
+def test_meteor_reproduces_912_published_scores_and_not_with_rotated_predictions(published):
+    candidates = [tokenise(row["cands"]) for row in published]
+    references = [[tokenise(text) for text in ast.literal_eval(row["mrefs"])] for row in published]
+    expected = np.array([float(row["best_fense.cands.meteor"]) for row in published])
     together, each = meteor(candidates, references)
-    assert abs(each - published).max() < 1e-12
+    assert abs(each - expected).max() < 1e-12
     assert together == pytest.approx(0.23195610281653994, abs=1e-12)
     part = slice(0, 50)
     _, rotated = meteor(candidates[1:51], references[part])
-    assert np.mean(abs(rotated - published[part]) > 1e-6) > 0.9
+    assert np.mean(abs(rotated - expected[part]) > 1e-6) > 0.9
 
 
 @pytest.mark.skipif(shutil.which("java") is None, reason="needs Java")

@@ -5,9 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from atr.datasets.environment import names_environment
 from atr.datasets.tables import read_table
@@ -37,34 +34,12 @@ class CaptionMetric:
     note: str = ""
 
 
-def evaluate_predictions(
-    predictions: Path,
-    references: Path,
-    *,
-    encoder: Path | None = None,
-    fense: Path | None = None,
-    spice: Path | None = None,
-) -> list[CaptionMetric]:
-    """Scores a csv file of predictions against one of references, both with the columns `id` and `caption`.
-
-    Args:
-        predictions: one row per clip; the order of `per_item`.
-        references: one row per caption, any number per clip.
-        encoder, fense, spice: see `score_captions`.
-
-    Raises:
-        DataError: a file cannot be read, lacks a column or has a damaged row; an id or a caption is empty; an id is
-            twice in the predictions; an id is in one file only.
-    """
-    one, many = read_pair(predictions, references)
-    return score_captions(one, many, encoder=encoder, fense=fense, spice=spice)
-
-
 def read_pair(predictions: Path, references: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
     """The captions of a csv file of predictions and of one of references, as `score_captions` takes them.
 
     Raises:
-        DataError: as `evaluate_predictions`.
+        DataError: a file cannot be read, lacks a column or has a damaged row; an id or a caption is empty; an id is
+            twice in the predictions; an id is in one file only.
     """
     predicted = read_captions(predictions)
     if twice := [clip for clip, captions in predicted.items() if len(captions) > 1]:
@@ -172,32 +147,6 @@ def clap_score(audio: np.ndarray, text: np.ndarray) -> np.ndarray:
 def spider(cider_d: np.ndarray, spice: np.ndarray) -> np.ndarray:
     """SPIDEr (Liu et al. 2017, arXiv:1612.00370) of each clip, `(N,)`: the mean of CIDEr-D and SPICE."""
     return (cider_d + spice) / 2
-
-
-def caption_rows(metrics: Sequence[CaptionMetric]) -> list[dict[str, str | float | None]]:
-    """The metrics as plain values: `metric`, `value`, and `missing` and `note` where they say something."""
-    rows: list[dict[str, str | float | None]] = []
-    for metric in metrics:
-        words = {"missing": metric.missing, "note": metric.note}
-        rows.append({"metric": metric.name, "value": metric.value} | {key: text for key, text in words.items() if text})
-    return rows
-
-
-def print_captioning(metrics: Sequence[CaptionMetric], clips: int) -> None:
-    """The numbers as a table on the screen; below it what is missing."""
-    table = Table(title=f"{clips} clips", title_justify="left")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    table.add_column("")
-    for metric in metrics:
-        if metric.value is not None:
-            shown = f"{metric.value:.0f}" if metric.name == "vocabulary" else f"{metric.value:.4f}"
-            table.add_row(metric.name, shown, Text(metric.note))
-    console = Console()
-    console.print(table)
-    for metric in metrics:
-        if metric.value is None:
-            console.print(f"{metric.name}: {metric.missing}", highlight=False, markup=False)
 
 
 def _counting(words: Sequence[ngrams.Words], references: Sequence[Sequence[ngrams.Words]]) -> Iterator[CaptionMetric]:
